@@ -1,4 +1,5 @@
-//! The wire vocabulary of etcd 3.7: every message a client, a peer or a log file may hold.
+//! The wire vocabulary of etcd 3.7: every message a client, a peer or a log file may hold,
+//! the service methods, and the error texts clients match on.
 //!
 //! The messages are compiled from `protos/*.proto`. Field numbers and enum values are
 //! etcd's and fixed for ever; names follow them in Rust spelling (`ID` is `id`, `peerURLs`
@@ -14,11 +15,15 @@
 //! This crate knows shapes and texts, no rules: it never checks, orders or applies a
 //! request, and it knows no transport.
 //!
-//! Start with [`etcdserverpb::InternalRaftRequest`], what the members agree on.
+//! Start with [`etcdserverpb::InternalRaftRequest`] for what the members agree on, and
+//! with [`methods`] and [`error`] for what clients see.
 //!
 //! Decoding refuses nesting deeper than 100 messages, strings that are not UTF-8, and
 //! truncated or mistyped fields; it skips unknown fields.
 #![forbid(unsafe_code)]
+
+pub mod error;
+pub mod methods;
 
 /// Declares modules of generated code.
 macro_rules! generated {
