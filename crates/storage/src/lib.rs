@@ -1,1 +1,13 @@
-//! storage
+//! Bytes on disk: the only crate that names a file or knows a format.
+//!
+//! What it is: the raft log, the layout of a data directory and the formats of everything a member keeps, all of them
+//! written through one small trait, [`disk::Disk`].
+//!
+//! What it never does: it opens no socket, starts no thread, asks no clock and rolls no dice. `std::fs` appears in
+//! `disk/os.rs` and nowhere else. Nothing here retries a failed sync: the error is a [`fault::Fault`] and the member stops.
+//!
+//! Start with [`disk`] for what is assumed of a disk.
+#![forbid(unsafe_code)]
+
+pub mod disk;
+pub mod fault;
