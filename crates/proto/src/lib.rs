@@ -10,7 +10,8 @@
 //! The proto2 messages ([`raftpb`], [`walpb`], [`snappb`], [`etcdserverpb::Request`] and
 //! [`etcdserverpb::Metadata`]) keep presence as `Option`; their getters (`entry.term()`)
 //! read absent as zero, as etcd does. Up to 3.6 etcd writes the zeros, from 3.7 on only
-//! what is set: never draw a distinction from presence.
+//! what is set: draw no distinction from presence. Only `prev_exist` and `refresh` of a v2
+//! request have three states.
 //!
 //! This crate knows shapes and texts, no rules: it never checks, orders or applies a
 //! request, and it knows no transport.
@@ -19,9 +20,11 @@
 //! with [`methods`] and [`error`] for what clients see.
 //!
 //! Decoding refuses nesting deeper than 100 messages, strings that are not UTF-8, and
-//! truncated or mistyped fields; it skips unknown fields.
+//! truncated or mistyped fields; it skips unknown fields. `Debug` output never shows
+//! passwords, password hashes or tokens.
 #![forbid(unsafe_code)]
 
+mod debug;
 pub mod error;
 pub mod methods;
 
