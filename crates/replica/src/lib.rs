@@ -1,1 +1,2 @@
 //! replica
+#![forbid(unsafe_code)]

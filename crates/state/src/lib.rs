@@ -1,3 +1,4 @@
 //! state
+#![forbid(unsafe_code)]
 
 pub mod mvcc;
