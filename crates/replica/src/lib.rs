@@ -1,2 +1,4 @@
 //! replica
 #![forbid(unsafe_code)]
+
+pub mod watch;
