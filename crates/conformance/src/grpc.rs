@@ -83,6 +83,17 @@ impl From<h2::Error> for Failure {
     }
 }
 
+/// Runs `test` on a runtime of its own, as these suites are threads otherwise.
+pub fn block_on<T>(test: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(test)
+}
+
 /// One HTTP/2 connection.
 #[derive(Clone)]
 pub struct Grpc {

@@ -71,6 +71,13 @@ impl Launch {
 
     /// Starts the server and does not wait.
     pub fn spawn(self) -> Result<Server, String> {
+        let mut server = self.prepare()?;
+        server.spawn()?;
+        Ok(server)
+    }
+
+    /// Chooses ports and folders without starting anything: [`Server::start_again`] does.
+    pub fn prepare(self) -> Result<Server, String> {
         let scratch = tempfile::Builder::new()
             .prefix("quorate-conformance-")
             .tempdir()
@@ -81,7 +88,7 @@ impl Launch {
             .unwrap_or_else(|| scratch.path().join("data"));
         let log = scratch.path().join("server.log");
         let [client, peer] = free_ports();
-        let mut server = Server {
+        Ok(Server {
             launch: self,
             child: None,
             client,
@@ -89,9 +96,7 @@ impl Launch {
             data_dir,
             log,
             _scratch: scratch,
-        };
-        server.spawn()?;
-        Ok(server)
+        })
     }
 
     /// Runs the program to its end, as one does with a command line that it must refuse.
@@ -205,9 +210,14 @@ impl Server {
 
     /// Starts it again on the same folder and ports, and waits until it is healthy.
     pub fn start_again(&mut self) -> Result<(), String> {
-        assert!(self.child.is_none(), "stop it first");
-        self.spawn()?;
+        self.start_without_waiting()?;
         self.wait_ready()
+    }
+
+    /// Starts it again on the same folder and ports.
+    pub fn start_without_waiting(&mut self) -> Result<(), String> {
+        assert!(self.child.is_none(), "stop it first");
+        self.spawn()
     }
 
     /// True while the process runs.
