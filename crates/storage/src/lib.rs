@@ -9,6 +9,8 @@
 //! Start with [`disk`] for what is assumed of a disk.
 #![forbid(unsafe_code)]
 
+pub mod catalog;
+pub mod checkpoint;
 pub mod disk;
 pub mod fault;
 pub mod segments;

@@ -48,7 +48,7 @@ struct Done {
 
 impl Segments {
     /// Everything appended since the last flush, as a job that writes it. The catalog must commit [`FlushJob::ends`] after
-    /// the job has run, and then remove [`FlushJob::obsolete`]; `checkpoint::CheckpointJob` does all of it.
+    /// the job has run, and then remove [`FlushJob::obsolete`]; [`crate::checkpoint::CheckpointJob`] does all of it.
     ///
     /// # Panics
     /// If the previous flush has not come back through [`Segments::flushed`].
@@ -172,6 +172,23 @@ impl FlushJob {
         Segments::check_poison(&self.poison)?;
         self.write_all()
             .map_err(|fault| poisoned(&self.poison, fault))
+    }
+
+    /// Removes the files of [`FlushJob::obsolete`]. Only after the commit that names [`FlushJob::ends`] is durable. The
+    /// removal itself need not be: the next open removes files that no commit names.
+    ///
+    /// # Errors
+    /// A [`Fault`] if a file that is there cannot be removed.
+    pub fn remove_obsolete(&self) -> Result<(), Fault> {
+        for path in &self.obsolete {
+            match self.disk.remove(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Fault::write_failed(path.display(), &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn write_all(&self) -> Result<Flushed, Fault> {

@@ -7,7 +7,7 @@
 //! reads go on.
 //!
 //! What it never does: it starts no thread (jobs are values; the caller chooses where they run), takes no lock, and keeps
-//! no record of how far it is valid. That is the catalog's word ([`SegmentEnd`] in `catalog::Commit`): what lies
+//! no record of how far it is valid. That is the catalog's word ([`SegmentEnd`] in [`crate::catalog::Commit`]): what lies
 //! beyond it is cut at the next open, and comes back from the raft log.
 //!
 //! Start with [`Segments`], then [`SegmentsView`]. The bytes are in `format.rs` and `docs/formats/segments.md`.
@@ -142,6 +142,8 @@ pub struct Segments {
     last: Option<Revision>,
     /// Files that no segment uses any more. They go once a commit no longer names them.
     obsolete: Vec<PathBuf>,
+    /// New generations are above this one, so that no new file has the name of an obsolete one.
+    generation_floor: u32,
     flush_in_flight: bool,
     rewrite_in_flight: bool,
     /// The first fault of any job. Nothing is written after it.
@@ -190,7 +192,7 @@ impl Ledger {
 
 impl Segments {
     /// An empty store in `dir`, which is created if missing. Segment files found there belong to nobody (no catalog names
-    /// them) and are removed.
+    /// them) and are removed by the first checkpoint.
     ///
     /// # Errors
     /// A [`Fault`] if the directory cannot be used.
@@ -576,6 +578,11 @@ impl Segments {
         dead.map(|at| (RECORD_HEADER_BYTES + self.open.get(at).kv.len()) as u64)
             .sum()
     }
+}
+
+/// Whether a file of this name is a segment's.
+pub(crate) fn is_segment_name(name: &str) -> bool {
+    SegmentId::parse(name).is_some()
 }
 
 fn new_segment(

@@ -25,10 +25,10 @@ pub(super) fn open(
     check_ends(&dir, ends)?;
     disk::create_dir_durable(&*disk, &dir)
         .map_err(|error| Fault::write_failed(dir.display(), &error))?;
-    remove_strays(&*disk, &dir, ends)?;
+    let strays = strays(&*disk, &dir, ends)?;
     let mut segments = Segments {
         disk: disk.clone(),
-        dir,
+        dir: dir.clone(),
         options,
         frozen: Arc::default(),
         ledgers: Vec::new(),
@@ -36,7 +36,8 @@ pub(super) fn open(
         open_len: 0,
         open_bytes: 0,
         last: None,
-        obsolete: Vec::new(),
+        obsolete: strays.iter().map(|id| dir.join(id.file_name())).collect(),
+        generation_floor: strays.iter().map(|id| id.generation).max().unwrap_or(0),
         flush_in_flight: false,
         rewrite_in_flight: false,
         poison: Arc::new(OnceLock::new()),
@@ -71,10 +72,17 @@ pub(super) fn open(
         frozen.push(Arc::new(segment));
     }
     segments.frozen = Arc::new(frozen);
-    match ends.last() {
-        None => segments.begin(options.sequence_first.max(1)),
-        Some(last) if last.sealed => segments.begin(last.sequence + 1),
-        Some(_) => {}
+    if ends.last().is_none_or(|last| last.sealed) {
+        let used = ends
+            .iter()
+            .map(|end| end.sequence)
+            .chain(strays.iter().map(|id| id.sequence))
+            .max();
+        segments.begin(
+            used.map_or(0, |used| used + 1)
+                .max(options.sequence_first)
+                .max(1),
+        );
     }
     Ok(segments)
 }
@@ -114,6 +122,9 @@ pub(super) fn for_each_meta(
     Ok(())
 }
 
+/// No sequence gets near this by counting.
+const SEQUENCE_MAX: u64 = u64::MAX / 2;
+
 const NO_END: SegmentEnd = SegmentEnd {
     sequence: 0,
     generation: 0,
@@ -132,7 +143,7 @@ fn check_ends(dir: &Path, ends: &[SegmentEnd]) -> Result<(), Fault> {
         end.records > 0
             && end.end >= HEADER_BYTES + u64::from(end.records) * RECORD_HEADER_BYTES as u64
     });
-    if ordered && sane && ends.last().is_none_or(|last| last.sequence < u64::MAX) {
+    if ordered && sane && ends.last().is_none_or(|last| last.sequence < SEQUENCE_MAX) {
         return Ok(());
     }
     Err(Fault::corrupted(
@@ -141,22 +152,19 @@ fn check_ends(dir: &Path, ends: &[SegmentEnd]) -> Result<(), Fault> {
     ))
 }
 
-/// Removes segment files that no commit names: unfinished flushes and rewrites, and files whose removal a crash undid.
-fn remove_strays(disk: &dyn Disk, dir: &Path, ends: &[SegmentEnd]) -> Result<(), Fault> {
+/// Segment files that no commit names: unfinished flushes and rewrites, and files whose removal a crash undid. They go with
+/// the next checkpoint, not at once: an open destroys nothing before the member is known to run.
+fn strays(disk: &dyn Disk, dir: &Path, ends: &[SegmentEnd]) -> Result<Vec<SegmentId>, Fault> {
     let names = disk
         .list(dir)
         .map_err(|error| Fault::read_failed(dir.display(), &error))?;
-    for name in names {
-        let Some(id) = SegmentId::parse(&name) else {
-            continue;
-        };
-        if !ends.iter().any(|end| id_of(end) == id) {
-            let path = dir.join(name);
-            disk.remove(&path)
-                .map_err(|error| Fault::write_failed(path.display(), &error))?;
-        }
-    }
-    Ok(())
+    let ids = names
+        .iter()
+        .filter_map(|name| SegmentId::parse(name))
+        .filter(|id| id.sequence < SEQUENCE_MAX);
+    Ok(ids
+        .filter(|id| !ends.iter().any(|end| id_of(end) == *id))
+        .collect())
 }
 
 pub(super) fn id_of(end: &SegmentEnd) -> SegmentId {

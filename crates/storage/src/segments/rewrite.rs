@@ -63,7 +63,7 @@ impl Segments {
             .iter()
             .any(|ledger| ledger.dead_bytes > 0);
         let first = self.frozen[picked.start].id;
-        let generation = first.generation.checked_add(1)?;
+        let generation = first.generation.max(self.generation_floor).checked_add(1)?;
         let sources = picked
             .map(|at| Source {
                 segment: self.frozen[at].clone(),
