@@ -1,1 +1,17 @@
-//! bench
+//! The load generator `quorate-bench`: any etcd endpoint, closed or open loop, and two servers side by side.
+//!
+//! It never links a server: what it measures it reaches over the network, and what it knows about the process (CPU, memory) it reads from `/proc`. Linux only.
+//! It shares the machine with what it measures, so its own cost per request is kept to about a microsecond ([`transport`]).
+//!
+//! Start with [`engine::run`] for one run, [`compare`] for two servers in turn, [`figures`] for the figures and their bars.
+
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod engine;
+pub mod load;
+pub mod procfs;
+pub mod report;
+pub mod stats;
+pub mod transport;
+pub mod workload;

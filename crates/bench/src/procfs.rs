@@ -1,0 +1,98 @@
+//! What the server's processes use, read from `/proc`.
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+
+/// CPU time and memory of some processes together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// User and system time of all threads so far, seconds (resolution 10 ms).
+    pub cpu_s: f64,
+    /// Resident memory, bytes: everything, mapped files included.
+    pub rss: u64,
+    /// The most resident memory so far, bytes.
+    pub rss_max: u64,
+    /// Resident memory that is not a file's, bytes.
+    pub rss_anon: u64,
+}
+
+/// Reads the usage of `pids`, added up.
+pub fn usage(pids: &[u32]) -> Result<Usage> {
+    let mut sum = Usage::default();
+    for pid in pids {
+        let read = |file: &str| {
+            fs::read_to_string(format!("/proc/{pid}/{file}"))
+                .with_context(|| format!("process {pid} cannot be read (is it still running?)"))
+        };
+        sum.cpu_s += cpu_ticks(&read("stat")?)
+            .with_context(|| format!("/proc/{pid}/stat has an unknown form"))?
+            as f64
+            / ticks_per_second();
+        let status = read("status")?;
+        let memory = status_kib(&status);
+        let bytes = |name: &str| memory.get(name).copied().unwrap_or(0) * 1024;
+        sum.rss += bytes("VmRSS");
+        sum.rss_max += bytes("VmHWM");
+        sum.rss_anon += bytes("RssAnon");
+    }
+    Ok(sum)
+}
+
+/// CPU time of this process, seconds.
+pub fn own_cpu_s() -> f64 {
+    usage(&[std::process::id()]).map_or(0.0, |u| u.cpu_s)
+}
+
+fn ticks_per_second() -> f64 {
+    rustix::param::clock_ticks_per_second() as f64
+}
+
+/// utime + stime of `/proc/PID/stat`. The name before them is in parentheses and may contain anything, parentheses too.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let utime: u64 = fields.nth(11)?.parse().ok()?;
+    let stime: u64 = fields.next()?.parse().ok()?;
+    Some(utime + stime)
+}
+
+/// The lines of `/proc/PID/status` that are sizes in KiB.
+fn status_kib(status: &str) -> BTreeMap<&str, u64> {
+    let lines = status
+        .lines()
+        .filter_map(|line| line.strip_suffix(" kB")?.split_once(':'));
+    lines
+        .filter_map(|(name, value)| Some((name, value.trim().parse().ok()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_blanks_does_not_shift_the_fields() {
+        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 70 30 5 6 20 0 9 0 100 1000 10";
+        assert_eq!(cpu_ticks(stat), Some(100));
+        assert_eq!(cpu_ticks("42 (x) S 1"), None);
+    }
+
+    #[test]
+    fn sizes_are_found_by_name() {
+        let kib = status_kib(
+            "Name:\tx\nVmHWM:\t  2000 kB\nVmRSS:\t  1000 kB\nRssAnon:\t 900 kB\nThreads:\t9\n",
+        );
+        assert_eq!(
+            (kib["VmRSS"], kib["VmHWM"], kib["RssAnon"]),
+            (1000, 2000, 900)
+        );
+    }
+
+    #[test]
+    fn this_process_has_memory_and_a_missing_one_is_named() {
+        assert!(usage(&[std::process::id()]).unwrap().rss > 100_000);
+        let error = usage(&[u32::MAX]).unwrap_err().to_string();
+        assert!(error.contains("process 4294967295"), "{error}");
+    }
+}
