@@ -3,7 +3,7 @@
 //! It never links a server: what it measures it reaches over the network, and what it knows about the process (CPU, memory) it reads from `/proc`. Linux only.
 //! It shares the machine with what it measures, so its own cost per request is kept to about a microsecond ([`transport`]).
 //!
-//! Start with [`engine::run`] for one run, [`compare`] for two servers in turn, [`figures`] for the figures and their bars.
+//! Start with [`workload::run`] for one run; [`engine`] is its event loop.
 
 #![forbid(unsafe_code)]
 

@@ -155,7 +155,7 @@ mod tests {
     fn numbers_are_readable() {
         assert_eq!(number(1234567.4), "1,234,567");
         assert_eq!(number(999.0), "999");
-        assert_eq!(number(3.14159), "3.14");
+        assert_eq!(number(2.345_6), "2.35");
         assert_eq!(micros(215.4), "215 us");
         assert_eq!(micros(12_345.0), "12.35 ms");
         assert_eq!(micros(2_500_000.0), "2.50 s");

@@ -122,9 +122,9 @@ impl Stats {
         }
     }
 
-    /// The window is over: a silence at its end counts as well.
+    /// The window is over: a silence at its end counts as well, unless the run ended because all was done.
     pub fn close(&mut self) {
-        if self.ops > 0 {
+        if self.ops > 0 && self.window.end < Nanos::MAX {
             self.gap_max = self.gap_max.max(self.window.end.saturating_sub(self.last));
         }
     }

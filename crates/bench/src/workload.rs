@@ -305,7 +305,7 @@ fn check(workload: Workload, options: &Options) -> Result<()> {
         options.rate.is_none_or(|r| r > 0.0),
         "--rate must be above 0"
     );
-    if options.rate.is_none() {
+    if options.rate.is_none() && workload != Workload::Idle {
         ensure!(
             options.clients >= options.connections,
             "--clients must be at least --connections: a connection without a client does nothing"

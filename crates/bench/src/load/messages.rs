@@ -86,9 +86,14 @@ pub fn header_revision(response: &[u8]) -> i64 {
     Fields::last(header, 3).map_or(0, |v| v.int())
 }
 
+/// Whether the comparison of a transaction held.
+pub fn txn_succeeded(response: &[u8]) -> bool {
+    Fields::last(response, 2).is_some_and(|v| v.int() != 0)
+}
+
 /// The key's mod_revision after a [`txn_update`]: the header's if it put, the key's own if it read, 0 if there is no key.
 pub fn txn_mod_revision(response: &[u8]) -> i64 {
-    if Fields::last(response, 2).is_some_and(|v| v.int() != 0) {
+    if txn_succeeded(response) {
         return header_revision(response);
     }
     let op = Fields::last(response, 3).map_or(&[][..], |v| v.bytes());

@@ -244,8 +244,7 @@ impl Load for Unary {
     fn message(&mut self, _: &mut Conn, shared: &mut Shared, token: u32, message: &[u8]) {
         // Only transactions ask for their messages.
         let index = self.calls[token as usize].key as usize;
-        let succeeded = transport_succeeded(message);
-        shared.conflicts += u64::from(!succeeded);
+        shared.conflicts += u64::from(!messages::txn_succeeded(message));
         if shared.mod_revisions.len() <= index {
             shared.mod_revisions.resize(index + 1, 0);
         }
@@ -283,10 +282,6 @@ impl Load for Unary {
             );
         }
     }
-}
-
-fn transport_succeeded(response: &[u8]) -> bool {
-    crate::transport::pb::Fields::last(response, 2).is_some_and(|v| v.int() != 0)
 }
 
 /// What watchers watch.
