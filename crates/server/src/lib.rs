@@ -1,4 +1,1 @@
 //! server
-
-pub mod config;
-pub mod logging;

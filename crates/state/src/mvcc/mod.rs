@@ -1,3 +1,62 @@
 //! Multi-version key space: what the cluster stores under each key, at every revision not yet compacted.
+//!
+//! ```text
+//!   key ──► tree ──► History { stamps: which revisions, no values } ──► segments: revision ──► encoded KeyValue
+//! ```
+//!
+//! The index ([`tree`], `history`) says which revisions a key has; the values lie in `storage::segments`. Reading ([`read`])
+//! never changes anything and works on any consistent pair of index and segments; writing (`write`, `txn`) happens in the
+//! apply worker alone. A compaction takes effect at once and tidies up later (`compaction`).
+//!
+//! It knows no alarms, members or quota. Start with [`Store`].
 
+pub(crate) mod compaction;
+pub(crate) mod hash;
+pub(crate) mod history;
+pub(crate) mod load;
+pub(crate) mod read;
+pub(crate) mod record;
 pub mod tree;
+pub(crate) mod txn;
+pub(crate) mod write;
+
+use storage::segments::{Segments, SegmentsView};
+
+use history::History;
+use read::Reader;
+use tree::Tree;
+
+/// The key space, owned by the apply worker.
+pub(crate) struct Store {
+    pub index: Tree<History>,
+    pub segments: Segments,
+    /// Newest revision; 1 before the first write.
+    pub revision: i64,
+    /// The last compaction; -1 before the first.
+    pub compacted: i64,
+    /// The sweep over the index that follows a compaction.
+    sweep: Option<compaction::Sweep>,
+}
+
+impl Store {
+    /// No keys.
+    pub(crate) fn new(segments: Segments) -> Store {
+        Store {
+            index: Tree::new(),
+            segments,
+            revision: 1,
+            compacted: -1,
+            sweep: None,
+        }
+    }
+
+    /// The key space as it is now, to read from. `segments` must be a view taken since the last append.
+    pub(crate) fn reader<'a>(&'a self, segments: &'a SegmentsView) -> Reader<'a> {
+        Reader {
+            index: &self.index,
+            segments,
+            revision: self.revision,
+            compacted: self.compacted,
+        }
+    }
+}

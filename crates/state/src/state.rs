@@ -1,0 +1,384 @@
+//! The state machine: its parts, how it starts, and how it is made durable.
+//!
+//! One worker owns it, feeds it entries in log order ([`State::apply`]), publishes a view after each batch, and gives it a slice of time for tidying
+//! now and then ([`State::maintain`]). What an entry does stands in [`crate::apply`](crate).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prost::Message;
+use proto::etcdserverpb::AlarmMember;
+use proto::leasepb;
+use proto::raftpb::{ConfState, Entry};
+use storage::catalog::{Recovered, Table, Tables as StoredTables};
+use storage::checkpoint::{CheckpointDone, CheckpointJob};
+use storage::disk::Disk;
+use storage::fault::{Fault, FaultKind};
+use storage::segments::{RewriteJob, Rewritten, Segments, SegmentsOptions};
+
+use crate::apply;
+use crate::lease::{self, Lease};
+use crate::membership::{self, Member, Membership};
+use crate::mvcc::Store;
+use crate::mvcc::load::Loader;
+use crate::outcome::Applied;
+use crate::tables::{self, Rows, Tables};
+use crate::version::{ClusterVersion, Version};
+use crate::view::{ReadView, Small};
+
+/// What etcd lets each member decide by its configuration although it is used when applying. All members must agree on the first four.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// Shorter TTLs are raised to this many seconds: one and a half election timeouts, rounded up.
+    pub lease_ttl_min_s: i64,
+    /// Whether checkpoints of leases are stored before the cluster version is 3.6, from when on they always are.
+    pub lease_checkpoint_persist: bool,
+    /// Learners the cluster may have at a time.
+    pub learners_max: usize,
+    /// The version this member implements. It stops if the cluster agrees on a newer one.
+    pub version: Version,
+    /// Above so many bytes of files a write is answered "no space". `None` is no quota. May differ between members.
+    pub quota_bytes: Option<u64>,
+}
+
+impl Default for Params {
+    /// etcd 3.7 with default settings.
+    fn default() -> Params {
+        Params {
+            lease_ttl_min_s: 2,
+            lease_checkpoint_persist: false,
+            learners_max: 1,
+            version: Version::new(3, 7, 1),
+            quota_bytes: Some(2 << 30),
+        }
+    }
+}
+
+/// Everything the cluster agrees on.
+pub struct State {
+    pub(crate) params: Params,
+    pub(crate) store: Store,
+    pub(crate) leases: lease::Table,
+    pub(crate) tables: Tables,
+    pub(crate) small: Arc<Small>,
+    /// Index and term of the last entry applied.
+    pub(crate) applied: (u64, u64),
+    /// Set by the first fault; nothing is applied after it, because an entry may be applied in part.
+    fault: Option<Fault>,
+}
+
+impl State {
+    /// The state before the first entry.
+    ///
+    /// # Errors
+    /// A fault, if the segments' directory cannot be used.
+    pub fn create(
+        params: Params,
+        disk: Arc<dyn Disk>,
+        dir: impl Into<PathBuf>,
+        options: SegmentsOptions,
+    ) -> Result<State, Fault> {
+        let segments = Segments::create(disk, dir, options)?;
+        let mut tables = Tables::default();
+        // etcd's auth store counts from 1 and writes that down when it first starts.
+        tables.set(Table::Auth, tables::auth::AUTH_REVISION, 1u64.to_be_bytes());
+        Ok(State::new(params, Store::new(segments), tables))
+    }
+
+    /// The state as of the last checkpoint.
+    ///
+    /// # Errors
+    /// A fault, if what was stored is damaged, contradicts itself, or holds what this version does not understand.
+    pub fn open(
+        params: Params,
+        recovered: Recovered,
+        disk: Arc<dyn Disk>,
+        dir: impl Into<PathBuf>,
+        options: SegmentsOptions,
+    ) -> Result<State, Fault> {
+        let Recovered {
+            applied,
+            segments: ends,
+            tables: stored,
+        } = recovered;
+        let mut loader = Loader::default();
+        let segments = Segments::open_with(disk, dir, &ends, options, |meta| loader.push(meta))?;
+        let mut state = State::new(
+            params,
+            Store::new(segments),
+            Tables::restore(rows_of(&stored)),
+        );
+        state.applied = applied;
+        state.restore_tables(&stored)?;
+        let compacted = compacted_revision(&stored)?;
+        loader.finish(&mut state.store, compacted, &mut state.leases)?;
+        Ok(state)
+    }
+
+    fn new(params: Params, store: Store, tables: Tables) -> State {
+        State {
+            params,
+            store,
+            leases: lease::Table::default(),
+            tables,
+            small: Arc::default(),
+            applied: (0, 0),
+            fault: None,
+        }
+    }
+
+    /// Applies the next entry of the log.
+    ///
+    /// Total: whatever the entry holds, the answer is an [`Applied`], the same on every member. What a client may not do is a
+    /// rejection in [`Applied::outcome`].
+    ///
+    /// # Errors
+    /// A fault: a stored record cannot be read, the entry does not follow the last one, or this version does not
+    /// understand it and so cannot know what the others do with it. The member must stop; every later call returns the
+    /// same fault.
+    pub fn apply(&mut self, entry: &Entry) -> Result<Applied, Fault> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let result = self
+            .check_follows(entry)
+            .and_then(|()| apply::entry(self, entry));
+        match &result {
+            Ok(_) => self.applied = (entry.index(), entry.term()),
+            Err(fault) => self.fault = Some(fault.clone()),
+        }
+        result
+    }
+
+    /// Index and term of the last entry applied.
+    #[must_use]
+    pub fn applied(&self) -> (u64, u64) {
+        self.applied
+    }
+
+    /// The state as it is now. O(1).
+    #[must_use]
+    pub fn view(&self) -> ReadView {
+        ReadView {
+            index: self.store.index.clone(),
+            segments: self.store.segments.view(),
+            revision: self.store.revision,
+            compacted: self.store.compacted,
+            applied: self.applied,
+            leases: self.leases.view(),
+            small: Arc::clone(&self.small),
+            rows: self.tables.rows(),
+        }
+    }
+
+    /// Tidies up after a compaction, looking at up to `budget` keys. True if more is left. A thousand keys take about
+    /// a tenth of a millisecond where there is nothing to do, and ten times that where every key has something dead.
+    pub fn maintain(&mut self, budget: usize) -> bool {
+        self.store.sweep(budget)
+    }
+
+    /// Whether [`State::maintain`] has anything to do.
+    #[must_use]
+    pub fn needs_maintenance(&self) -> bool {
+        self.store.is_sweeping()
+    }
+
+    /// Everything applied so far, as a job that makes it durable; run it on another thread. One at a time: hand the result to
+    /// [`State::checkpointed`] before asking for the next.
+    #[must_use]
+    pub fn checkpoint(&mut self) -> CheckpointJob {
+        let changes = self.tables.take_changes();
+        CheckpointJob::new(self.store.segments.flush(), self.applied, changes)
+    }
+
+    /// Takes note that a checkpoint is durable. The log may then be cut up to its index.
+    pub fn checkpointed(&mut self, done: CheckpointDone) {
+        self.store.segments.flushed(done.flushed);
+    }
+
+    /// A job that rewrites the sealed segment with the smallest share of live bytes, if that share is at most `live_share_max`. Run it
+    /// on another thread, and hand the result to [`State::rewritten`] or, if it failed for lack of space, call [`State::rewrite_abandoned`].
+    pub fn rewrite(&mut self, live_share_max: f64) -> Option<RewriteJob> {
+        self.store.segments.rewrite(live_share_max)
+    }
+
+    /// Puts a rewritten segment into place. The old file goes with the next checkpoint.
+    pub fn rewritten(&mut self, rewritten: Rewritten) {
+        self.store.segments.rewritten(rewritten);
+    }
+
+    /// A rewrite did not come to an end.
+    pub fn rewrite_abandoned(&mut self) {
+        self.store.segments.rewrite_abandoned();
+    }
+
+    /// The segments, for sizes and statistics.
+    #[must_use]
+    pub fn segments(&self) -> &Segments {
+        &self.store.segments
+    }
+
+    /// The member's settings.
+    #[must_use]
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Changes what every view carries; copies it only if a view holds it.
+    pub(crate) fn small_mut(&mut self) -> &mut Small {
+        Arc::make_mut(&mut self.small)
+    }
+
+    fn check_follows(&self, entry: &Entry) -> Result<(), Fault> {
+        let (index, term) = self.applied;
+        if entry.index() == index + 1 && entry.term() >= term {
+            return Ok(());
+        }
+        Err(Fault::new(
+            FaultKind::Gap,
+            format!(
+                "entry {} of term {} was to be applied after entry {index} of term {term}; the log and the applied state do not belong \
+                 together. Remove this member from the cluster and add it again, or restore from a snapshot.",
+                entry.index(),
+                entry.term()
+            ),
+        ))
+    }
+
+    fn restore_tables(&mut self, stored: &StoredTables) -> Result<(), Fault> {
+        refuse_auth(stored)?;
+        for (key, value) in stored.iter(Table::Lease) {
+            let lease =
+                leasepb::Lease::decode(value).map_err(|error| damaged(Table::Lease, key, error))?;
+            if key != lease::row_key(lease.id) {
+                return Err(damaged(Table::Lease, key, "the row is about another lease"));
+            }
+            self.leases.restore(
+                lease.id,
+                Lease {
+                    ttl_s: lease.ttl,
+                    remaining_s: lease.remaining_ttl,
+                },
+            );
+        }
+        let mut small = Small {
+            members: members_of(stored)?,
+            version: version_of(stored)?,
+            ..Small::default()
+        };
+        for (key, _) in stored.iter(Table::Alarm) {
+            let alarm =
+                AlarmMember::decode(key).map_err(|error| damaged(Table::Alarm, key, error))?;
+            small.alarms.raise(alarm.member_id, alarm.alarm);
+        }
+        self.small = Arc::new(small);
+        Ok(())
+    }
+}
+
+/// Rows of all tables that are kept as rows.
+fn rows_of(stored: &StoredTables) -> Rows {
+    let mut rows = Rows::new();
+    for table in Table::ALL
+        .into_iter()
+        .filter(|table| *table != Table::Lease)
+    {
+        rows.extend(
+            stored
+                .iter(table)
+                .map(|(key, value)| ((table, key.to_vec()), value.to_vec())),
+        );
+    }
+    rows
+}
+
+fn members_of(stored: &StoredTables) -> Result<Membership, Fault> {
+    let mut members = Vec::new();
+    for (key, value) in stored.iter(Table::Members) {
+        let member =
+            Member::from_json(value).map_err(|error| damaged(Table::Members, key, error))?;
+        if key != membership::id_to_hex(member.id).as_bytes() {
+            return Err(damaged(
+                Table::Members,
+                key,
+                "the row is about another member",
+            ));
+        }
+        members.push(member);
+    }
+    let mut removed = Vec::new();
+    for (key, _) in stored.iter(Table::MembersRemoved) {
+        let id = std::str::from_utf8(key)
+            .ok()
+            .and_then(membership::id_from_hex);
+        removed.push(
+            id.ok_or_else(|| damaged(Table::MembersRemoved, key, "the key is no member id"))?,
+        );
+    }
+    let conf_state = match stored.get(Table::Meta, tables::meta::CONF_STATE) {
+        Some(json) => membership::conf_state_from_json(json)
+            .map_err(|error| damaged(Table::Meta, tables::meta::CONF_STATE, error))?,
+        None => ConfState::default(),
+    };
+    Ok(Membership::restore(members, removed, &conf_state))
+}
+
+fn version_of(stored: &StoredTables) -> Result<ClusterVersion, Fault> {
+    let mut version = ClusterVersion::default();
+    if let Some(text) = stored.get(Table::Cluster, tables::cluster::CLUSTER_VERSION) {
+        let parsed = std::str::from_utf8(text).ok().and_then(Version::parse);
+        let key = tables::cluster::CLUSTER_VERSION;
+        version.version =
+            Some(parsed.ok_or_else(|| damaged(Table::Cluster, key, "the value is no version"))?);
+    }
+    if let Some(json) = stored.get(Table::Cluster, tables::cluster::DOWNGRADE) {
+        let target = membership::downgrade_from_json(json)
+            .map_err(|error| damaged(Table::Cluster, tables::cluster::DOWNGRADE, error))?;
+        version.downgrade_target = target;
+    }
+    Ok(version)
+}
+
+/// The later of the two markers: what was scheduled before a restart is in force after it.
+fn compacted_revision(stored: &StoredTables) -> Result<i64, Fault> {
+    let mut compacted = -1;
+    for key in [
+        tables::meta::SCHEDULED_COMPACT_REV,
+        tables::meta::FINISHED_COMPACT_REV,
+    ] {
+        if let Some(value) = stored.get(Table::Meta, key) {
+            let main = value.first_chunk().map(|main| i64::from_be_bytes(*main));
+            let main = main
+                .filter(|main| *main >= 0)
+                .ok_or_else(|| damaged(Table::Meta, key, "the value is no revision"))?;
+            compacted = compacted.max(main);
+        }
+    }
+    Ok(compacted)
+}
+
+/// This version answers as a cluster without users. With users stored, that would open what they close.
+fn refuse_auth(stored: &StoredTables) -> Result<(), Fault> {
+    let enabled = stored
+        .get(Table::Auth, tables::auth::AUTH_ENABLED)
+        .is_some_and(|value| value != [0]);
+    if enabled || stored.len(Table::AuthUsers) + stored.len(Table::AuthRoles) > 0 {
+        return Err(Fault::new(
+            FaultKind::Format,
+            "the data has users, roles or authentication enabled, which this version does not support; \
+             the member does not start, because it would let everybody in.",
+        ));
+    }
+    Ok(())
+}
+
+fn damaged(table: Table, key: &[u8], what: impl std::fmt::Display) -> Fault {
+    Fault::new(
+        FaultKind::Corrupted,
+        format!(
+            "table {}, key \"{}\": {what}; the member cannot start. Remove it from the cluster and add it again, or restore from a snapshot.",
+            table.name(),
+            key.escape_ascii()
+        ),
+    )
+}
