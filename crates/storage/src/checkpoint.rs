@@ -9,6 +9,9 @@
 //!
 //! It never decides when to run, nor on which thread. Start with [`CheckpointJob::run`].
 
+#[cfg(test)]
+mod tests;
+
 use crate::catalog::{Catalog, Commit, Op};
 use crate::fault::Fault;
 use crate::segments::{FlushJob, Flushed};

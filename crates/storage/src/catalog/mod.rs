@@ -183,6 +183,8 @@ pub struct Catalog {
     tables: Tables,
     mark: Option<Mark>,
     poison: Option<Fault>,
+    /// [`GARBAGE_BYTES_MIN`], but for tests.
+    pub(crate) garbage_bytes_min: u64,
 }
 
 /// A generation may carry so much garbage whatever its content.
@@ -245,6 +247,7 @@ impl Catalog {
             tables,
             mark,
             poison: None,
+            garbage_bytes_min: GARBAGE_BYTES_MIN,
         };
         Ok((catalog, recovered))
     }
@@ -290,7 +293,7 @@ impl Catalog {
         );
         let result = self.write_commit(commit);
         self.keep_poison(result)?;
-        if self.end - self.base_end > GARBAGE_BYTES_MIN + self.tables.bytes {
+        if self.end - self.base_end > self.garbage_bytes_min + self.tables.bytes {
             let result = self.next_generation();
             match self.keep_poison(result) {
                 // The commit itself is durable; the next one tries again.
@@ -337,6 +340,7 @@ impl Catalog {
             tables: Tables::default(),
             mark: None,
             poison: None,
+            garbage_bytes_min: GARBAGE_BYTES_MIN,
         })
     }
 

@@ -142,7 +142,9 @@ pub struct Segments {
     last: Option<Revision>,
     /// Files that no segment uses any more. They go once a commit no longer names them.
     obsolete: Vec<PathBuf>,
-    /// New generations are above this one, so that no new file has the name of an obsolete one.
+    /// The sequence of the next segment. Like the generations above `generation_floor`, it is above every one found on
+    /// disk, named or not: no new file has the name of an obsolete one, which is about to be removed.
+    next_sequence: u64,
     generation_floor: u32,
     flush_in_flight: bool,
     rewrite_in_flight: bool,
@@ -502,15 +504,15 @@ impl Segments {
             .last_mut()
             .expect("there is always an unsealed segment")
             .sealed = true;
-        let sequence = self.unsealed().id.sequence + 1;
-        self.begin(sequence);
+        self.begin();
     }
 
-    fn begin(&mut self, sequence: u64) {
+    fn begin(&mut self) {
         let id = SegmentId {
-            sequence,
+            sequence: self.next_sequence,
             generation: 0,
         };
+        self.next_sequence += 1;
         let segment = new_segment(id, self.options.salt, &self.dir, Vec::new());
         Arc::make_mut(&mut self.frozen).push(Arc::new(segment));
         self.ledgers.push(Ledger::default());

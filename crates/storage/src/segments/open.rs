@@ -26,6 +26,11 @@ pub(super) fn open(
     disk::create_dir_durable(&*disk, &dir)
         .map_err(|error| Fault::write_failed(dir.display(), &error))?;
     let strays = strays(&*disk, &dir, ends)?;
+    let used = ends
+        .iter()
+        .map(|end| end.sequence)
+        .chain(strays.iter().map(|id| id.sequence))
+        .max();
     let mut segments = Segments {
         disk: disk.clone(),
         dir: dir.clone(),
@@ -37,6 +42,10 @@ pub(super) fn open(
         open_bytes: 0,
         last: None,
         obsolete: strays.iter().map(|id| dir.join(id.file_name())).collect(),
+        next_sequence: used
+            .map_or(0, |used| used + 1)
+            .max(options.sequence_first)
+            .max(1),
         generation_floor: strays.iter().map(|id| id.generation).max().unwrap_or(0),
         flush_in_flight: false,
         rewrite_in_flight: false,
@@ -73,16 +82,7 @@ pub(super) fn open(
     }
     segments.frozen = Arc::new(frozen);
     if ends.last().is_none_or(|last| last.sealed) {
-        let used = ends
-            .iter()
-            .map(|end| end.sequence)
-            .chain(strays.iter().map(|id| id.sequence))
-            .max();
-        segments.begin(
-            used.map_or(0, |used| used + 1)
-                .max(options.sequence_first)
-                .max(1),
-        );
+        segments.begin();
     }
     Ok(segments)
 }

@@ -27,7 +27,7 @@ pub struct RewriteJob {
     dir: PathBuf,
     sources: Vec<Source>,
     /// Whether dead tombstones must stay.
-    tombstones_stay: bool,
+    pub(super) tombstones_stay: bool,
     id: SegmentId,
     salt: u32,
     poison: Arc<OnceLock<Fault>>,
