@@ -1,8 +1,11 @@
 //! The command line. Parsing does not act; [`crate::workload`] and [`crate::compare`] do.
 
+use crate::compare::Settings;
 use crate::engine::Target;
+use crate::figures::{self, Sizes};
 use crate::load::Watched;
 use crate::load::keys::Keyspace;
+use crate::servers::Spec;
 use crate::workload::{Options, Workload};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -83,6 +86,105 @@ pub enum Command {
     Preload(Common),
     /// Hold connections that ask nothing, and show what they cost the server
     Idle(Common),
+    /// Run a suite on two servers in turn and print the ratios
+    Compare(Box<Compare>),
+    /// Draw the JSON of a comparison as SVG, or print it as a Markdown table
+    Plot {
+        /// What `compare --out` wrote
+        input: PathBuf,
+        /// The picture to write; without it, a Markdown table is printed
+        #[arg(long)]
+        svg: Option<PathBuf>,
+    },
+}
+
+/// What `compare` takes.
+#[derive(Debug, Clone, Args)]
+pub struct Compare {
+    /// Command of server A, the one to compare with. {client} {peer} {dir} {name} are filled in; without any of them, etcd's usual flags are appended
+    #[arg(long)]
+    pub a: String,
+    /// Command of server B
+    #[arg(long)]
+    pub b: String,
+    /// What to call server A
+    #[arg(long, default_value = "A")]
+    pub a_name: String,
+    /// What to call server B
+    #[arg(long, default_value = "B")]
+    pub b_name: String,
+    /// The suite
+    #[arg(long, default_value = "figures", value_parser = figures::SUITES)]
+    pub suite: String,
+    /// Only these cases, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Pairs of runs of each case
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    pub repeats: u16,
+    /// Pairs of runs of the part with a million keys
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub million_repeats: u16,
+    /// Small sizes, to see that everything works
+    #[arg(long)]
+    pub quick: bool,
+    /// Measured seconds of each run
+    #[arg(long)]
+    pub duration: Option<f64>,
+    /// Where the data directories are made; the default is the system's directory for temporary files
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Threads of the generator
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write the result as JSON to this file as well
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Draw the result
+    #[arg(long)]
+    pub svg: Option<PathBuf>,
+    /// End with an error if a figure falls short of its bar
+    #[arg(long)]
+    pub check: bool,
+}
+
+impl Compare {
+    /// The comparison this asks for.
+    pub fn settings(&self) -> Settings {
+        let mut sizes = if self.quick {
+            Sizes::QUICK
+        } else {
+            Sizes::FULL
+        };
+        if let Some(seconds) = self.duration {
+            sizes.measure = Duration::from_secs_f64(seconds.max(0.1));
+        }
+        let spec = |name: &str, command: &str| Spec {
+            name: name.to_owned(),
+            command: command.to_owned(),
+        };
+        Settings {
+            servers: [spec(&self.a_name, &self.a), spec(&self.b_name, &self.b)],
+            suite: self.suite.clone(),
+            only: self.only.clone(),
+            repeats: if self.quick {
+                1
+            } else {
+                usize::from(self.repeats)
+            },
+            million_repeats: if self.quick {
+                1
+            } else {
+                usize::from(self.million_repeats)
+            },
+            sizes,
+            dir: self.dir.clone().unwrap_or_else(std::env::temp_dir),
+            threads: self.threads,
+        }
+    }
 }
 
 /// What the watchers of `watch` watch.
@@ -231,6 +333,7 @@ impl Command {
             }
             Command::Preload(common) => (Workload::Preload, common),
             Command::Idle(common) => (Workload::Idle, common),
+            Command::Compare(_) | Command::Plot { .. } => return None,
         })
     }
 }
@@ -283,11 +386,40 @@ mod tests {
             ),
             ("quorate-bench put --endpoints a", "expected host:port"),
             ("quorate-bench mixed --read-percent 101", "101"),
+            (
+                "quorate-bench compare --a x --b y --suite none",
+                "figures, core",
+            ),
             ("quorate-bench", "Usage"),
         ] {
             let error = parse(line).unwrap_err().to_string();
             assert!(error.contains(why), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_comparison_takes_two_commands_with_their_arguments() {
+        let line = [
+            "quorate-bench",
+            "compare",
+            "--a",
+            "/bin/etcd --log-level warn",
+            "--b",
+            "q {client} {dir}",
+            "--quick",
+            "--only",
+            "put,watch",
+        ];
+        let Command::Compare(compare) = Cli::try_parse_from(line).unwrap().command else {
+            panic!("not a comparison")
+        };
+        let settings = compare.settings();
+        assert_eq!(settings.servers[0].command, "/bin/etcd --log-level warn");
+        assert_eq!(
+            (settings.repeats, settings.sizes.million),
+            (1, Sizes::QUICK.million)
+        );
+        assert_eq!(settings.only, ["put", "watch"]);
     }
 
     #[test]

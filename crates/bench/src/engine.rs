@@ -7,7 +7,8 @@
 
 use crate::load::keys::Keyspace;
 use crate::load::{Load, Shared};
-use crate::stats::{Nanos, Schedule, Stats, Window};
+pub use crate::stats::Nanos;
+use crate::stats::{Schedule, Stats, Window};
 use crate::transport::http2::{Body, Broken, Conn, Events, Method, Outcome};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};

@@ -1,57 +1,97 @@
 //! The command `quorate-bench`. See `--help` and the crate's documentation.
 
-use anyhow::{Context, Result, bail};
-use bench::args::{Cli, Command, Common};
+use anyhow::{Context, Result};
+use bench::args::{Cli, Command, Compare};
+use bench::compare::{self, Comparison};
 use bench::engine::Client;
 use bench::load::messages;
 use bench::transport::http2::Method;
-use bench::{report, workload};
+use bench::{plot, report, table, workload};
 use clap::Parser;
 use serde::Serialize;
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     match run(&Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("quorate-bench: {error:#}");
-            std::process::ExitCode::FAILURE
+            ExitCode::FAILURE
         }
     }
 }
 
-fn run(command: &Command) -> Result<std::process::ExitCode> {
+fn run(command: &Command) -> Result<ExitCode> {
     raise_open_files();
-    let Some((workload, common)) = command.workload() else {
-        bail!("no such command")
-    };
+    match command {
+        Command::Compare(compare) => return run_compare(compare),
+        Command::Plot { input, svg } => return run_plot(input, svg.as_deref()),
+        _ => {}
+    }
+    let (workload, common) = command
+        .workload()
+        .expect("every other command is a workload");
     let mut options = common.options();
     if let Some(user) = &common.user {
         options.target.token = Some(authenticate(&options.target.endpoints[0], user)?);
     }
     let result = workload::run(workload, &options)?;
-    print(common, &result, &report::text(&result))?;
+    print(
+        common.json,
+        common.out.as_deref(),
+        &result,
+        &report::text(&result),
+    )?;
     Ok(if result.errors.is_empty() {
-        std::process::ExitCode::SUCCESS
+        ExitCode::SUCCESS
     } else {
-        std::process::ExitCode::from(2)
+        ExitCode::from(2)
     })
 }
 
-fn print(common: &Common, result: &impl Serialize, text: &str) -> Result<()> {
-    let json = serde_json::to_string_pretty(result)?;
-    if let Some(path) = &common.out {
-        std::fs::write(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
+fn run_compare(args: &Compare) -> Result<ExitCode> {
+    let result = compare::run(&args.settings())?;
+    print(
+        args.json,
+        args.out.as_deref(),
+        &result,
+        &table::text(&result),
+    )?;
+    if let Some(path) = &args.svg {
+        write(path, &plot::svg(&result))?;
     }
-    print!(
-        "{}",
-        if common.json {
-            json + "\n"
-        } else {
-            text.to_owned()
-        }
-    );
+    let short = result.rows.iter().any(|r| r.reached() == Some(false));
+    Ok(if args.check && short {
+        ExitCode::from(3)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn run_plot(input: &Path, svg: Option<&Path>) -> Result<ExitCode> {
+    let json = std::fs::read(input).with_context(|| format!("cannot read {}", input.display()))?;
+    let result: Comparison = serde_json::from_slice(&json)
+        .with_context(|| format!("{} is not what `compare --out` writes", input.display()))?;
+    match svg {
+        Some(path) => write(path, &plot::svg(&result))?,
+        None => print!("{}", table::markdown(&result)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(json: bool, out: Option<&Path>, result: &impl Serialize, text: &str) -> Result<()> {
+    let as_json = serde_json::to_string_pretty(result)? + "\n";
+    if let Some(path) = out {
+        write(path, &as_json)?;
+    }
+    print!("{}", if json { &as_json } else { text });
     Ok(())
+}
+
+fn write(path: &Path, content: &str) -> Result<()> {
+    std::fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn authenticate(endpoint: &str, user: &str) -> Result<String> {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 /// CPU time and memory of some processes together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,36 @@ fn ticks_per_second() -> f64 {
     rustix::param::clock_ticks_per_second() as f64
 }
 
+/// What a comparison was measured on, in one line: cores, processor, kernel, and the file system of `dir`.
+pub fn machine(dir: &Path) -> String {
+    let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|l| l.strip_prefix("model name")?.split_once(':'))
+        .map_or("unknown processor", |(_, m)| m.trim());
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    format!(
+        "{cores} x {model}, Linux {}, {}",
+        kernel.trim(),
+        file_system(&mounts, &dir).unwrap_or("unknown file system")
+    )
+}
+
+/// The type of the file system that holds `dir`: that of the longest mount point above it, the last one if several are stacked.
+fn file_system<'a>(mounts: &'a str, dir: &Path) -> Option<&'a str> {
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    mounts
+        .filter(|(point, _)| dir.starts_with(point))
+        .max_by_key(|(point, _)| point.len())
+        .map(|(_, kind)| kind)
+}
+
 /// utime + stime of `/proc/PID/stat`. The name before them is in parentheses and may contain anything, parentheses too.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -87,6 +118,13 @@ mod tests {
             (kib["VmRSS"], kib["VmHWM"], kib["RssAnon"]),
             (1000, 2000, 900)
         );
+    }
+
+    #[test]
+    fn the_file_system_is_that_of_the_nearest_mount() {
+        let mounts = "/dev/vda / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\ntmpfs /tmpfoo xfs rw 0 0\n";
+        assert_eq!(file_system(mounts, Path::new("/tmp/x")), Some("tmpfs"));
+        assert_eq!(file_system(mounts, Path::new("/var/tmp")), Some("ext4"));
     }
 
     #[test]

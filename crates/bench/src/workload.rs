@@ -1,10 +1,10 @@
 //! A workload as the user names it: what must be there first, which loads on which connections, and the report of a run.
 
-use crate::engine::{self, Client, Moment, Plan, Target, Until};
+use crate::engine::{self, Client, Moment, Outcomes, Plan, Target, Until};
 use crate::load::keys::{KEYS_PER_PREFIX, Keyspace, prefix_end};
 use crate::load::{Idle, KeepAlives, Load, Op, Unary, Watched, Watchers, keys, messages};
 use crate::procfs::{self, Usage};
-use crate::stats::{Failure, Quantiles, Stats};
+use crate::stats::{Failure, Quantiles};
 use crate::transport::http2::Method;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -256,7 +256,7 @@ pub fn measure(plan: Plan, pids: &[u32]) -> Result<Report> {
     for (usage, _) in samples {
         usages.push(usage?);
     }
-    let mut report = report(&outcomes.stats, outcomes.conflicts);
+    let mut report = report(&outcomes);
     let units = report.units().max(1) as f64;
     report.generator_cpu_us_per_op = own * 1e6 / units;
     if let (false, [first, .., last]) = (pids.is_empty(), &usages[..]) {
@@ -268,7 +268,9 @@ pub fn measure(plan: Plan, pids: &[u32]) -> Result<Report> {
     Ok(report)
 }
 
-fn report(stats: &Stats, conflicts: u64) -> Report {
+/// The part of a report that the run itself yields: no name, nothing about processes.
+pub fn report(outcomes: &Outcomes) -> Report {
+    let Outcomes { stats, conflicts } = outcomes;
     let seconds = (stats.window.end.saturating_sub(stats.window.start)) as f64 / 1e9;
     let per_second = |count: u64| {
         if seconds > 0.0 {
@@ -287,7 +289,7 @@ fn report(stats: &Stats, conflicts: u64) -> Report {
         latency_us: Quantiles::of(&stats.latency),
         event_latency_us: Quantiles::of(&stats.event_latency),
         gap_ms_max: stats.gap_max as f64 / 1e6,
-        conflicts,
+        conflicts: *conflicts,
         errors: stats.errors.clone(),
         ..Report::default()
     }

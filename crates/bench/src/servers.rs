@@ -1,0 +1,353 @@
+//! Servers as child processes: start on free ports and a fresh directory, wait until ready, pause, restart, stop.
+//!
+//! A server is ended by its own process id and its directory removed when the value is dropped, also after an error.
+
+use crate::engine::{self, Client, Nanos, Target};
+use crate::load::messages;
+use crate::transport::http2::Method;
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const START: Duration = Duration::from_secs(120);
+const STOP: Duration = Duration::from_secs(60);
+
+/// How a server is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// What reports call it.
+    pub name: String,
+    /// Program and arguments; blanks separate, quotes and backslashes protect. With `{client}`, `{peer}` (ports), `{dir}` or `{name}` in it they are filled in;
+    /// without any, etcd's usual flags are appended.
+    pub command: String,
+}
+
+impl Spec {
+    /// Program and arguments for a server with these ports in this directory.
+    pub fn arguments(&self, client: u16, peer: u16, dir: &Path) -> Result<Vec<String>> {
+        const PLACEHOLDERS: [&str; 4] = ["{client}", "{peer}", "{dir}", "{name}"];
+        let mut words = split_words(&self.command)?;
+        ensure!(
+            !words.is_empty(),
+            "the command of server {} is empty",
+            self.name
+        );
+        let values = [
+            client.to_string(),
+            peer.to_string(),
+            dir.display().to_string(),
+            "bench".to_owned(),
+        ];
+        if PLACEHOLDERS.iter().any(|p| self.command.contains(p)) {
+            for word in &mut words {
+                for (placeholder, value) in PLACEHOLDERS.iter().zip(&values) {
+                    *word = word.replace(placeholder, value);
+                }
+            }
+            return Ok(words);
+        }
+        let client = format!("http://127.0.0.1:{client}");
+        let peer = format!("http://127.0.0.1:{peer}");
+        let flags = [
+            ("--name", values[3].clone()),
+            ("--data-dir", values[2].clone()),
+            ("--listen-client-urls", client.clone()),
+            ("--advertise-client-urls", client),
+            ("--listen-peer-urls", peer.clone()),
+            ("--initial-advertise-peer-urls", peer.clone()),
+            ("--initial-cluster", format!("bench={peer}")),
+            ("--quota-backend-bytes", (8u64 << 30).to_string()),
+            ("--log-level", "error".to_owned()),
+        ];
+        for (flag, value) in flags {
+            // What the user chose stays.
+            if !words
+                .iter()
+                .any(|w| w == flag || w.starts_with(&format!("{flag}=")))
+            {
+                words.extend([flag.to_owned(), value]);
+            }
+        }
+        Ok(words)
+    }
+}
+
+/// A running server.
+pub struct Server {
+    spec: Spec,
+    child: Child,
+    client: u16,
+    peer: u16,
+    dir: TempDir,
+    paused: bool,
+}
+
+/// How long a restart took.
+#[derive(Debug, Clone, Copy)]
+pub struct Restart {
+    /// From SIGTERM to the end of the process.
+    pub stop: Duration,
+    /// From the start of the process to the first answer to a linearizable read.
+    pub ready: Duration,
+}
+
+impl Server {
+    /// Starts the server in a fresh directory under `parent` and waits until it answers a linearizable read.
+    pub fn start(spec: &Spec, parent: &Path) -> Result<Server> {
+        let dir = tempfile::Builder::new()
+            .prefix("quorate-bench-")
+            .tempdir_in(parent)
+            .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
+        let (client, peer) = free_ports()?;
+        let child = spawn(spec, client, peer, dir.path())?;
+        let mut server = Server {
+            spec: spec.clone(),
+            child,
+            client,
+            peer,
+            dir,
+            paused: false,
+        };
+        server.wait_ready(START)?;
+        Ok(server)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it listens.
+    pub fn target(&self) -> Target {
+        Target {
+            endpoints: vec![self.endpoint()],
+            token: None,
+        }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.client)
+    }
+
+    /// Stops the process from running at all (SIGSTOP), so that nothing it does in the background disturbs the other server.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        self.paused = true;
+        Ok(())
+    }
+
+    /// Lets it run again.
+    pub fn resume(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.paused) {
+            self.signal(Signal::CONT)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the process in order and starts it again on the same directory.
+    pub fn restart(&mut self) -> Result<Restart> {
+        let begin = Instant::now();
+        self.stop()?;
+        let stop = begin.elapsed();
+        let begin = Instant::now();
+        self.child = spawn(&self.spec, self.client, self.peer, self.dir.path())?;
+        self.wait_ready(START)?;
+        Ok(Restart {
+            stop,
+            ready: begin.elapsed(),
+        })
+    }
+
+    /// Ends the process with SIGTERM and waits for it.
+    pub fn stop(&mut self) -> Result<()> {
+        self.resume()?;
+        self.signal(Signal::TERM)?;
+        let deadline = Instant::now() + STOP;
+        while self.child.try_wait()?.is_none() {
+            ensure!(
+                Instant::now() < deadline,
+                "{} did not end within {} s of SIGTERM",
+                self.spec.name,
+                STOP.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn wait_ready(&mut self, timeout: Duration) -> Result<()> {
+        let deadline = engine::now() + timeout.as_nanos() as Nanos;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!(
+                    "{} ended while starting ({status}); its output:\n{}",
+                    self.spec.name,
+                    self.log_tail()
+                );
+            }
+            let Err(error) = self.read_one(timeout) else {
+                return Ok(());
+            };
+            if engine::now() > deadline {
+                bail!(
+                    "{} was not ready within {} s: {error:#}; its output:\n{}",
+                    self.spec.name,
+                    timeout.as_secs(),
+                    self.log_tail()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn read_one(&self, timeout: Duration) -> Result<()> {
+        Client::connect(&self.endpoint(), None, timeout)?
+            .call(Method::Range, |o| messages::range(o, b"ready", &[], false))?;
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid =
+            Pid::from_raw(self.child.id() as i32).context("a child has a process id above 0")?;
+        kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.spec.name))
+    }
+
+    fn log_tail(&self) -> String {
+        let log = std::fs::read(log_path(self.dir.path())).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(4000)..]).into_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SIGKILL ends a paused process as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(spec: &Spec, client: u16, peer: u16, dir: &Path) -> Result<Child> {
+    let words = spec.arguments(client, peer, &dir.join("data"))?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(log_path(dir))?;
+    let mut command = Command::new(&words[0]);
+    command
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    command
+        .spawn()
+        .with_context(|| format!("cannot start {}", words[0]))
+}
+
+fn log_path(dir: &Path) -> PathBuf {
+    dir.join("output.log")
+}
+
+/// Two ports that were free a moment ago.
+fn free_ports() -> Result<(u16, u16)> {
+    let (a, b) = (
+        TcpListener::bind("127.0.0.1:0")?,
+        TcpListener::bind("127.0.0.1:0")?,
+    );
+    Ok((a.local_addr()?.port(), b.local_addr()?.port()))
+}
+
+/// Splits a command as a shell would, without expanding anything.
+fn split_words(text: &str) -> Result<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (Some(q), c) if c == q => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None | Some('"'), '\\') => word
+                .get_or_insert_default()
+                .push(chars.next().context("a backslash ends the command")?),
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    ensure!(quote.is_none(), "a quote is not closed in: {text}");
+    words.extend(word);
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(command: &str) -> Vec<String> {
+        let spec = Spec {
+            name: "x".into(),
+            command: command.into(),
+        };
+        spec.arguments(1234, 1235, Path::new("/d")).unwrap()
+    }
+
+    #[test]
+    fn a_plain_command_gets_etcds_flags_unless_it_has_them() {
+        let words = arguments("/bin/etcd --log-level=warn --name me");
+        assert_eq!(words[0], "/bin/etcd");
+        let flag = |name: &str| {
+            words
+                .iter()
+                .position(|w| w == name)
+                .map(|i| words[i + 1].as_str())
+        };
+        assert_eq!(flag("--data-dir"), Some("/d"));
+        assert_eq!(
+            flag("--initial-cluster"),
+            Some("bench=http://127.0.0.1:1235")
+        );
+        assert_eq!(flag("--name"), Some("me"));
+        assert_eq!(flag("--log-level"), None);
+    }
+
+    #[test]
+    fn placeholders_replace_the_flags() {
+        assert_eq!(
+            arguments("srv -p {client} --dir={dir}/x '{name} y'"),
+            ["srv", "-p", "1234", "--dir=/d/x", "bench y"]
+        );
+    }
+
+    #[test]
+    fn words_are_split_as_a_shell_would() {
+        assert_eq!(
+            split_words(r#" a "b c"  d\ e '' 'x'"y" "#).unwrap(),
+            ["a", "b c", "d e", "", "xy"]
+        );
+        assert!(split_words("a 'b").is_err());
+        assert!(split_words("a\\").is_err());
+    }
+
+    #[test]
+    fn a_server_that_ends_while_starting_is_an_error_with_its_output() {
+        let spec = Spec {
+            name: "broken".into(),
+            command: "sh -c 'echo no such flag {client}; exit 3'".into(),
+        };
+        let error = format!(
+            "{:#}",
+            Server::start(&spec, &std::env::temp_dir()).err().unwrap()
+        );
+        assert!(
+            error.contains("broken ended while starting") && error.contains("no such flag"),
+            "{error}"
+        );
+    }
+}
