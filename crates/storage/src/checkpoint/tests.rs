@@ -178,11 +178,7 @@ impl Store {
 
 /// Runs `rounds` checkpoints on a recording disk, then opens every crash of it. Returns how many states were looked at, and
 /// what was wrong with those that were wrong.
-fn crash_everywhere(
-    wrap: Wrap,
-    run: Run,
-    rounds: u64,
-) -> (u64, Vec<String>, u64) {
+fn crash_everywhere(wrap: Wrap, run: Run, rounds: u64) -> (u64, Vec<String>, u64) {
     let disk = MemDisk::new();
     disk.record();
     let mut acknowledged = vec![(0, 0)];
@@ -214,11 +210,7 @@ fn crash_everywhere(
 }
 
 /// Opens a crashed disk; with `again`, also goes on, and crashes that everywhere.
-fn check_recovery(
-    disk: &MemDisk,
-    least: u64,
-    again: Option<(Wrap, Run)>,
-) -> Result<(), String> {
+fn check_recovery(disk: &MemDisk, least: u64, again: Option<(Wrap, Run)>) -> Result<(), String> {
     disk.record();
     let mut store = Store::open(again.map_or_else(
         || Arc::new(disk.clone()) as Arc<dyn Disk>,

@@ -109,6 +109,7 @@ impl Segments {
                 Arc::make_mut(&mut frozen[at]).file = Some(done.file);
             }
         }
+        self.file_bytes = self.count_files();
         self.cool();
     }
 

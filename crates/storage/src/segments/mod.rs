@@ -140,6 +140,8 @@ pub struct Segments {
     /// Bytes the open block will have in the file.
     open_bytes: usize,
     last: Option<Revision>,
+    /// What [`Segments::count_files`] has counted: asked for with every put, for the quota.
+    file_bytes: u64,
     /// Files that no segment uses any more. They go once a commit no longer names them.
     obsolete: Vec<PathBuf>,
     /// The sequence of the next segment. Like the generations above `generation_floor`, it is above every one found on
@@ -395,13 +397,7 @@ impl Segments {
     /// Bytes of all segments: files as they are or will be after the next flush. Files that wait for a commit to be
     /// removed are not counted.
     pub fn total_bytes(&self) -> u64 {
-        let files: u64 = self
-            .frozen
-            .iter()
-            .zip(&self.ledgers)
-            .map(|(s, ledger)| s.end() + ledger.footer.unwrap_or(0))
-            .sum();
-        files + self.open_bytes as u64
+        self.file_bytes + self.open_bytes as u64
     }
 
     /// [`Segments::total_bytes`] less the records declared dead.
@@ -439,6 +435,15 @@ impl Segments {
     /// The number of segments, the unsealed one included.
     pub fn count(&self) -> usize {
         self.frozen.len()
+    }
+
+    /// Bytes of all files as they are or will be, without the open block.
+    fn count_files(&self) -> u64 {
+        self.frozen
+            .iter()
+            .zip(&self.ledgers)
+            .map(|(segment, ledger)| segment.end() + ledger.footer.unwrap_or(0))
+            .sum()
     }
 
     fn unsealed(&self) -> &Arc<Segment> {
@@ -491,6 +496,7 @@ impl Segments {
         segment.blocks.push(builder.finish(Some(data.into())));
         self.open = OpenBlock::new();
         (self.open_len, self.open_bytes) = (0, 0);
+        self.file_bytes = self.count_files();
     }
 
     /// Ends the unsealed segment and begins the next.
@@ -516,6 +522,7 @@ impl Segments {
         let segment = new_segment(id, self.options.salt, &self.dir, Vec::new());
         Arc::make_mut(&mut self.frozen).push(Arc::new(segment));
         self.ledgers.push(Ledger::default());
+        self.file_bytes = self.count_files();
     }
 
     /// The job's fault, remembered: a store that failed to write does not write again.
@@ -529,6 +536,11 @@ impl Segments {
             self.frozen.len(),
             self.ledgers.len(),
             "one ledger per segment"
+        );
+        assert_eq!(
+            self.file_bytes,
+            self.count_files(),
+            "file sizes are counted"
         );
         let mut last = None;
         let mut sequence = 0;

@@ -41,6 +41,7 @@ pub(super) fn open(
         open_len: 0,
         open_bytes: 0,
         last: None,
+        file_bytes: 0,
         obsolete: strays.iter().map(|id| dir.join(id.file_name())).collect(),
         next_sequence: used
             .map_or(0, |used| used + 1)
@@ -84,6 +85,7 @@ pub(super) fn open(
     if ends.last().is_none_or(|last| last.sealed) {
         segments.begin();
     }
+    segments.file_bytes = segments.count_files();
     Ok(segments)
 }
 

@@ -58,6 +58,7 @@ impl Segments {
             return None;
         }
         self.drop_dead();
+        self.file_bytes = self.count_files();
         let picked = self.pick(live_share_max)?;
         let older_dead = self.ledgers[..picked.start]
             .iter()
@@ -131,9 +132,13 @@ impl Segments {
             );
             self.obsolete.push(old.path.clone());
         }
+        if ordinal == 0 {
+            self.obsolete.push(segment.path.clone());
+        }
         frozen.splice(start..end, (ordinal > 0).then(|| Arc::new(segment)));
         self.ledgers
             .splice(start..end, (ordinal > 0).then_some(ledger));
+        self.file_bytes = self.count_files();
     }
 
     /// Gives up a rewrite, say because the disk is full. Nothing has changed.
