@@ -14,3 +14,4 @@ pub mod checkpoint;
 pub mod disk;
 pub mod fault;
 pub mod segments;
+pub mod wal;
