@@ -135,3 +135,28 @@ impl<'t, V: Clone + Weight> Cursor<'t, V> {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Tree;
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Value(u32);
+
+    impl Weight for Value {
+        fn weight(&self) -> u64 {
+            1
+        }
+    }
+
+    /// Each leaf beyond the end looks empty to the cursor; without a stop it would walk them all.
+    #[test]
+    fn a_cursor_stops_in_the_leaf_that_holds_its_end() {
+        let tree =
+            Tree::from_sorted((0..10_000).map(|number| (format!("{number:05}"), Value(number))));
+        let mut cursor = tree.range(b"", End::Key(b"00010"));
+        while cursor.next_value().is_some() {}
+        assert_eq!(cursor.values.first(), Some(&Value(0)));
+    }
+}

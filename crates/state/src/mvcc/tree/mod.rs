@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Three things make the copies cheap and the memory small. The keys of a node lie in one immutable packed block, shared by every copy of the
-//! node until a key comes or goes, so an update of a value copies no key ([`keys`](self) describes the block). Values lie in one
+//! node until a key comes or goes, so an update of a value copies no key (`keys.rs` draws the block). Values lie in one
 //! vector, no pointer per entry. Inner nodes are narrow, because copying one counts up a reference in every child.
 //!
 //! Each inner node knows how many entries lie below each child and what they weigh, so that [`Tree::weight_range`] answers in O(log n).

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::node::{INNER_MAX, LEAF_BYTES_MAX, LEAF_MAX};
+use super::keys::Parts;
+use super::node::{INNER_MAX, LEAF_BYTES_MAX, LEAF_MAX, separator_of};
 use super::{Change, End, Tree, Weight};
 
 /// A value whose lowest bit says whether it is live.
@@ -430,6 +431,19 @@ fn removing_gives_memory_back() {
         "{} of {full} bytes are left for a tenth of the keys",
         tree.memory_bytes()
     );
+}
+
+#[test]
+fn a_separator_is_no_longer_than_it_must_be() {
+    for (below, above, expected) in [
+        ("abc", "abd", "abd"),
+        ("a", "bcd", "b"),
+        ("a", "abc", "ab"),
+        ("", "abc", "a"),
+    ] {
+        let separator = separator_of(Parts(below.as_bytes(), b""), Parts(b"", above.as_bytes()));
+        assert_eq!(separator, expected.as_bytes());
+    }
 }
 
 #[test]
