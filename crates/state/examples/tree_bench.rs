@@ -3,6 +3,12 @@
 //! Each rate is that of one thread over all keys in random order. Two shapes of 64-byte keys: `random` shares no prefix, `registry` is
 //! what a Kubernetes API server writes. The value has 40 bytes, as the key index's has.
 
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a benchmark reads the clock and its own memory"
+)]
+
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::Instant;
