@@ -2,8 +2,7 @@
 //!
 //! Cursors are sorted. A turn reads from the next cursor above the last slice's end (or from the lowest, when there is none
 //! above), and every watcher whose cursor lies within the slice takes part and moves to its end. So watchers far apart
-//! take turns, watchers that meet stay together and share one scan from then on, and none waits for more than one slice
-//! of each of the others.
+//! take turns, and watchers that meet stay together and share one scan from then on.
 
 use storage::fault::Fault;
 
@@ -54,7 +53,7 @@ impl<V: History> Hub<V> {
         );
         let mut batch = Batch::new(&events, &self.view, limits.message_bytes);
         let participants = registry.take_participants(from, next);
-        registry.swept = next;
+        registry.swept = from..next;
         registry.deliver_slice(&mut batch, &participants, next, effects)?;
         Ok(())
     }
@@ -63,13 +62,17 @@ impl<V: History> Hub<V> {
 impl Registry {
     /// The cursor whose turn it is.
     fn next_cursor(&self) -> Option<i64> {
-        let above = (self.swept.saturating_add(1), 0);
-        let (next, _) = self
-            .behind
-            .range(above..)
-            .next()
-            .or_else(|| self.behind.first())?;
-        Some(*next)
+        let at_or_above = |revision| Some(self.behind.range((revision, 0)..).next()?.0);
+        let lowest = self.behind.first()?.0;
+        let Some(above) = at_or_above(self.swept.end.saturating_add(1)) else {
+            return Some(lowest);
+        };
+        // Those who were just served go on at once if that takes them past the next ones, who then join them.
+        let reach = self.swept.end.saturating_add(self.swept.end - self.swept.start);
+        if above < reach {
+            return at_or_above(self.swept.end);
+        }
+        Some(above)
     }
 
     /// A watcher that needs a revision below the compaction can't have it. One that starts exactly there can, deletes

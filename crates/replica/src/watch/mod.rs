@@ -33,6 +33,7 @@
 
 mod api;
 mod catch_up;
+mod check;
 mod encode;
 mod history;
 mod hub;

@@ -15,6 +15,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 use super::api::{Effect, Limits, Message, Stats, StreamId};
 use super::encode::{Chunk, fragments};
@@ -38,8 +39,8 @@ pub(super) struct Registry {
     pub behind: BTreeSet<(i64, Slot)>,
     /// Watchers of a future revision, by that revision.
     pub waiting: BTreeSet<(i64, Slot)>,
-    /// The end of the last slice of catch-up; the next one goes to whoever comes after it.
-    pub swept: i64,
+    /// The revisions of the last slice of catch-up; the next one goes to whoever comes after it.
+    pub swept: Range<i64>,
     /// When which stream's progress notifications are due.
     pub deadlines: BTreeSet<(u64, Slot)>,
     /// Streams with an unanswered manual progress request.
@@ -144,7 +145,7 @@ impl Registry {
             index: Index::new(),
             behind: BTreeSet::new(),
             waiting: BTreeSet::new(),
-            swept: 0,
+            swept: 0..0,
             deadlines: BTreeSet::new(),
             progress_wanted: BTreeSet::new(),
             overtaken: 0,
