@@ -68,7 +68,10 @@ impl Registry {
             return Some(lowest);
         };
         // Those who were just served go on at once if that takes them past the next ones, who then join them.
-        let reach = self.swept.end.saturating_add(self.swept.end - self.swept.start);
+        let reach = self
+            .swept
+            .end
+            .saturating_add(self.swept.end - self.swept.start);
         if above < reach {
             return at_or_above(self.swept.end);
         }
