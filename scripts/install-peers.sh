@@ -26,16 +26,19 @@ apt_fresh=
 
 say() { printf 'install-peers: %s\n' "$*"; }
 
-# part NAME PROBE FUNCTION: runs FUNCTION in an empty folder and moves the result to $peers/NAME, unless PROBE is there.
+# part NAME PROBE FUNCTION: runs FUNCTION in an empty folder and moves the result to $peers/NAME, unless PROBE is there and
+# was made by the same function.
 part() {
-    local name=$1 probe=$2 build=$3 stage
-    if [ -e "$peers/$name/$probe" ]; then
+    local name=$1 probe=$2 build=$3 stage recipe
+    recipe=$(declare -f "$build" | cksum)
+    if [ -e "$peers/$name/$probe" ] && [ "$(cat "$peers/$name/.recipe" 2>/dev/null)" = "$recipe" ]; then
         say "$name: already there"
         return 0
     fi
     stage=$scratch/$name
     mkdir -p "$stage"
     if ( cd "$stage" && "$build" "$stage" ) >"$scratch/$name.log" 2>&1 && [ -e "$stage/$probe" ]; then
+        echo "$recipe" >"$stage/.recipe"
         rm -rf "${peers:?}/$name"
         mv "$stage" "$peers/$name"
         say "$name: installed ($(du -sh "$peers/$name" | cut -f1))"
@@ -103,10 +106,11 @@ etcd_late() {
     return 1
 }
 
-# grpcio for the differential tester; etcd3 0.12.0 carries stubs generated for protobuf 3.
+# grpcio for the differential tester; etcd3 0.12.0 carries stubs generated for protobuf 3 and calls tenacity as it was then.
 python_clients() {
+    rm -rf "$peers/python.new"
     python3 -m venv --copies "$peers/python.new" &&
-        "$peers/python.new/bin/python" -m pip install --quiet --disable-pip-version-check grpcio 'protobuf<4' etcd3==0.12.0 &&
+        "$peers/python.new/bin/python" -m pip install --quiet --disable-pip-version-check grpcio 'protobuf<4' 'tenacity<7' etcd3==0.12.0 &&
         PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python "$peers/python.new/bin/python" -c 'import etcd3, grpc' &&
         mkdir -p bin && mv "$peers/python.new" venv &&
         printf '#!/bin/sh\nPROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python exec "$(dirname "$(readlink -f "$0")")/../venv/bin/python" "$@"\n' >bin/python &&
