@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What to start and how.
 pub struct Launch {
     program: Program,
+    before: Vec<String>,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
@@ -31,6 +32,7 @@ impl Launch {
     pub fn new(program: &Program) -> Self {
         Launch {
             program: program.clone(),
+            before: Vec::new(),
             flags: Vec::new(),
             environment: Vec::new(),
             data_dir: None,
@@ -41,6 +43,12 @@ impl Launch {
     /// Further flags, after the standard ones.
     pub fn flags<I: IntoIterator<Item = S>, S: Into<String>>(mut self, flags: I) -> Self {
         self.flags.extend(flags.into_iter().map(Into::into));
+        self
+    }
+
+    /// Arguments before the standard ones, for a program that starts another.
+    pub fn before(mut self, arguments: impl IntoIterator<Item = String>) -> Self {
+        self.before.extend(arguments);
         self
     }
 
@@ -62,33 +70,35 @@ impl Launch {
         self
     }
 
-    /// Starts the server and waits until it is healthy.
-    pub fn start(self) -> Result<Server, String> {
-        let mut server = self.spawn()?;
-        server.wait_ready()?;
-        Ok(server)
+    /// Starts the server and waits until it is healthy. One that does not get there fails the test with the end of its log.
+    pub fn start(self) -> Server {
+        let mut server = self.spawn();
+        server
+            .wait_ready()
+            .unwrap_or_else(|error| panic!("{error}"));
+        server
     }
 
     /// Starts the server and does not wait.
-    pub fn spawn(self) -> Result<Server, String> {
-        let mut server = self.prepare()?;
-        server.spawn()?;
-        Ok(server)
+    pub fn spawn(self) -> Server {
+        let mut server = self.prepare();
+        server.spawn().unwrap_or_else(|error| panic!("{error}"));
+        server
     }
 
     /// Chooses ports and folders without starting anything: [`Server::start_again`] does.
-    pub fn prepare(self) -> Result<Server, String> {
+    pub fn prepare(self) -> Server {
         let scratch = tempfile::Builder::new()
             .prefix("quorate-conformance-")
             .tempdir()
-            .map_err(|e| format!("no scratch folder: {e}"))?;
+            .expect("a scratch folder");
         let data_dir = self
             .data_dir
             .clone()
             .unwrap_or_else(|| scratch.path().join("data"));
         let log = scratch.path().join("server.log");
         let [client, peer] = free_ports();
-        Ok(Server {
+        Server {
             launch: self,
             child: None,
             client,
@@ -96,17 +106,17 @@ impl Launch {
             data_dir,
             log,
             _scratch: scratch,
-        })
+        }
     }
 
     /// Runs the program to its end, as one does with a command line that it must refuse.
-    pub fn run_to_end(self) -> Result<Ended, String> {
-        let mut server = self.spawn()?;
-        let status = server.wait_end()?;
-        Ok(Ended {
+    pub fn run_to_end(self) -> Ended {
+        let mut server = self.spawn();
+        let status = server.wait_end().unwrap_or_else(|error| panic!("{error}"));
+        Ended {
             status,
             output: server.log(),
-        })
+        }
     }
 }
 
@@ -144,7 +154,7 @@ pub struct Server {
 
 impl Server {
     /// Starts `program` as a single member with default settings and waits until it is healthy.
-    pub fn start(program: &Program) -> Result<Server, String> {
+    pub fn start(program: &Program) -> Server {
         Launch::new(program).start()
     }
 
@@ -220,6 +230,16 @@ impl Server {
         self.spawn()
     }
 
+    /// The status with which the process ended by itself, as a shell shows it.
+    pub fn exit_status(&mut self) -> Option<i32> {
+        self.child
+            .as_mut()?
+            .try_wait()
+            .ok()
+            .flatten()
+            .map(shell_status)
+    }
+
     /// True while the process runs.
     pub fn is_running(&mut self) -> bool {
         self.child
@@ -282,6 +302,7 @@ impl Server {
                 command.env_remove(name);
             }
         }
+        command.args(&launch.before);
         if launch.own_urls {
             let client = format!("http://127.0.0.1:{}", self.client);
             let peer = format!("http://127.0.0.1:{}", self.peer);

@@ -13,7 +13,7 @@ fn pythons_etcd3_works_as_documented() {
     let python = need!(suite, programs::peer("python", "bin/python"));
     let server = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
     let address = server.socket();
     let mut command = Command::new(&python.path);
@@ -29,23 +29,52 @@ fn the_rust_crate_etcd_client_works_as_documented() {
     let client = need!(suite, build_rust_client(&protoc));
     let server = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
     expect_success(suite, Command::new(client).arg(server.address()));
 }
 
-/// Every load of `quorate-bench`, briefly. It counts a wrong or missing answer as an error and exits with 1 then.
+/// The loads of `quorate-bench` and what makes each short.
+const LOADS: &[&[&str]] = &[
+    &["preload", "--keys", "2000"],
+    &["put"],
+    &["put", "--rate", "500"],
+    &["range"],
+    &["range", "--serializable"],
+    &["range-prefix", "--keys", "2000"],
+    &["txn"],
+    &["mixed"],
+    &["watch", "--watchers", "20"],
+    &["watch", "--watchers", "20", "--watched", "own-key"],
+    &["lease-grant"],
+    &["lease-keepalive", "--leases", "100"],
+];
+
+/// It counts wrong and missing answers as errors, and exits with 1 when there were any.
 #[test]
-fn the_load_generator_reports_no_errors() {
+fn every_load_of_the_generator_ends_without_errors() {
     let suite = "quorate-bench";
     let bench = need!(suite, programs::beside_quorate("quorate-bench"));
     let server = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
-    let mut command = Command::new(&bench.path);
-    command.args(["--endpoint", &server.address(), "--quick", "all"]);
-    expect_success(suite, &mut command);
+    for load in LOADS {
+        let mut command = Command::new(&bench.path);
+        command.args(*load).args([
+            "--endpoints",
+            &server.address(),
+            "--clients",
+            "20",
+            "--connections",
+            "4",
+        ]);
+        command.args(["--duration", "1", "--warmup", "0.2"]);
+        if !load.contains(&"--keys") {
+            command.args(["--keys", "1000"]);
+        }
+        expect_success(&format!("{suite} {}", load.join(" ")), &mut command);
+    }
 }
 
 fn build_rust_client(protoc: &Program) -> Result<PathBuf, String> {

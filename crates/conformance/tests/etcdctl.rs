@@ -264,7 +264,7 @@ fn a_status_line_names_the_version_and_leader_of_this_member() {
     let etcdctl = need!(suite, programs::peer("etcd-3.5.1", "etcdctl"));
     let server = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
     let ctl = Ctl::new(&etcdctl, server.address());
     assert_eq!(ctl.run(&["put", "a", "1"]).code, 0);
@@ -301,11 +301,11 @@ fn watches_followed_by_etcdctl_show_what_etcd_shows() {
         let etcdctl = need!(&suite, programs::peer(client, "etcdctl"));
         let theirs = need!(
             &suite,
-            programs::etcd("etcd-3.5.1").and_then(|program| Server::start(&program))
+            programs::etcd("etcd-3.5.1").map(|program| Server::start(&program))
         );
         let ours = need!(
             &suite,
-            programs::quorate().and_then(|program| Server::start(&program))
+            programs::quorate().map(|program| Server::start(&program))
         );
         assert_eq!(
             watched(&etcdctl, &ours),
@@ -389,7 +389,7 @@ fn a_watch_below_the_compaction_is_told_so() {
     let etcdctl = need!(suite, programs::peer("etcd-3.5.1", "etcdctl"));
     let server = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
     let ctl = Ctl::new(&etcdctl, server.address());
     for value in ["1", "2", "3"] {
@@ -411,7 +411,7 @@ fn an_expired_lease_deletes_its_keys_and_watchers_see_it() {
     let etcdctl = need!(suite, programs::peer("etcd-3.5.1", "etcdctl"));
     let server = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
     let ctl = Ctl::new(&etcdctl, server.address());
     let granted = ctl.run(&["lease", "grant", "2"]);
@@ -457,7 +457,7 @@ fn compare_all(suite: &str, client: &str) {
     let mut wrong = Vec::new();
     for (name, steps) in SCENARIOS {
         let on = |program: &Program| {
-            let server = Server::start(program).unwrap_or_else(|error| panic!("{error}"));
+            let server = Server::start(program);
             play(&Ctl::new(&etcdctl, server.address()), &server, steps)
         };
         let (expected, actual) = std::thread::scope(|scope| {

@@ -12,13 +12,10 @@ use rustix::process::Signal;
 fn version_is_four_lines_on_standard_output_and_exit_0() {
     let suite = "process: --version";
     let program = need!(suite, programs::quorate());
-    let ended = need!(
-        suite,
-        Launch::new(&program)
-            .bare()
-            .flags(["--version"])
-            .run_to_end()
-    );
+    let ended = Launch::new(&program)
+        .bare()
+        .flags(["--version"])
+        .run_to_end();
     assert_eq!(ended.shell_status(), 0, "{ended:?}");
     for start in [
         "etcd Version: 3.",
@@ -38,10 +35,7 @@ fn help_lists_the_flags_and_exits_0() {
     let suite = "process: --help";
     let program = need!(suite, programs::quorate());
     for flag in ["--help", "-h"] {
-        let ended = need!(
-            suite,
-            Launch::new(&program).bare().flags([flag]).run_to_end()
-        );
+        let ended = Launch::new(&program).bare().flags([flag]).run_to_end();
         assert_eq!(ended.shell_status(), 0, "{ended:?}");
         for name in [
             "--data-dir",
@@ -112,13 +106,10 @@ fn a_command_line_that_makes_no_sense_is_refused_with_etcds_exit_code_and_words(
     let program = need!(suite, programs::quorate());
     let mut wrong = Vec::new();
     for (flags, status, text) in REFUSED {
-        let ended = need!(
-            suite,
-            Launch::new(&program)
-                .bare()
-                .flags(flags.iter().copied())
-                .run_to_end()
-        );
+        let ended = Launch::new(&program)
+            .bare()
+            .flags(flags.iter().copied())
+            .run_to_end();
         // In a JSON log line the quotes of a message are escaped.
         let output = ended.output.replace("\\\"", "\"");
         if ended.shell_status() != *status || !output.contains(text) {
@@ -136,31 +127,22 @@ fn a_command_line_that_makes_no_sense_is_refused_with_etcds_exit_code_and_words(
 fn an_environment_variable_and_a_flag_for_the_same_thing_are_refused() {
     let suite = "process: environment";
     let program = need!(suite, programs::quorate());
-    let ended = need!(
-        suite,
-        Launch::new(&program)
-            .environment("ETCD_NAME", "other")
-            .run_to_end()
-    );
+    let ended = Launch::new(&program)
+        .environment("ETCD_NAME", "other")
+        .run_to_end();
     assert_eq!(ended.shell_status(), 1, "{ended:?}");
     assert!(
         ended.output.contains("conflicting environment variable"),
         "{}",
         ended.output
     );
-    let server = need!(
-        suite,
-        Launch::new(&program)
-            .environment("ETCD_MAX_TXN_OPS", "64")
-            .start()
-    );
+    let server = Launch::new(&program)
+        .environment("ETCD_MAX_TXN_OPS", "64")
+        .start();
     drop(server);
-    let ended = need!(
-        suite,
-        Launch::new(&program)
-            .environment("ETCD_MAX_TXN_OPS", "many")
-            .run_to_end()
-    );
+    let ended = Launch::new(&program)
+        .environment("ETCD_MAX_TXN_OPS", "many")
+        .run_to_end();
     assert_eq!(ended.shell_status(), 1, "{ended:?}");
     let output = ended.output.replace("\\\"", "\"");
     assert!(
@@ -173,7 +155,7 @@ fn an_environment_variable_and_a_flag_for_the_same_thing_are_refused() {
 fn sigterm_and_sigint_end_it_gracefully_with_the_signals_own_status_and_it_starts_again() {
     let suite = "process: signals";
     let program = need!(suite, programs::quorate());
-    let mut server = need!(suite, Server::start(&program));
+    let mut server = Server::start(&program);
     for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let ended = server
             .stop(signal)
@@ -193,7 +175,7 @@ fn sigterm_and_sigint_end_it_gracefully_with_the_signals_own_status_and_it_start
 fn a_port_that_is_taken_is_named_and_the_exit_code_is_1() {
     let suite = "process: port in use";
     let program = need!(suite, programs::quorate());
-    let first = need!(suite, Server::start(&program));
+    let first = Server::start(&program);
     let url = format!("http://{}", first.address());
     let second = Launch::new(&program).flags([
         "--listen-client-urls",
@@ -201,7 +183,7 @@ fn a_port_that_is_taken_is_named_and_the_exit_code_is_1() {
         "--advertise-client-urls",
         &url,
     ]);
-    let ended = need!(suite, second.run_to_end());
+    let ended = second.run_to_end();
     assert_eq!(ended.shell_status(), 1, "{}", ended.output);
     assert!(
         ended.output.contains("address already in use"),
@@ -215,7 +197,7 @@ fn version_over_http_names_server_and_cluster() {
     let suite = "http: /version";
     let server = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
     let reply = http_get(server.socket(), "/version").expect("an answer");
     assert_eq!(reply.status, 200);
@@ -237,7 +219,7 @@ fn health_is_etcds_body_and_only_get() {
     let suite = "http: /health";
     let server = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
     for path in [
         "/health",
@@ -273,7 +255,7 @@ fn metrics_are_prometheus_text_with_etcds_names() {
     let suite = "http: /metrics";
     let server = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
     let reply = http_get(server.socket(), "/metrics").expect("an answer");
     assert_eq!(reply.status, 200);

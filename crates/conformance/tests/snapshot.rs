@@ -16,7 +16,7 @@ fn real_etcd_boots_from_our_snapshot_and_has_the_same_keys_and_hash() {
         let etcd = need!(&suite, programs::etcd("etcd-3.5.1"));
         let ours = need!(
             &suite,
-            programs::quorate().and_then(|program| Server::start(&program))
+            programs::quorate().map(|program| Server::start(&program))
         );
         let ctl = Ctl::new(&etcdctl, ours.address());
         fill(&ctl);
@@ -56,7 +56,7 @@ fn a_snapshot_of_a_compacted_store_keeps_its_history_bound() {
     let etcd = need!(suite, programs::etcd_reference());
     let ours = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
     let ctl = Ctl::new(&etcdctl, ours.address());
     fill(&ctl);
@@ -85,7 +85,7 @@ fn a_cut_or_changed_snapshot_is_noticed() {
     let etcdutl = need!(suite, programs::peer("etcd-3.5.1", "etcdutl"));
     let ours = need!(
         suite,
-        programs::quorate().and_then(|program| Server::start(&program))
+        programs::quorate().map(|program| Server::start(&program))
     );
     let ctl = Ctl::new(&etcdctl, ours.address());
     fill(&ctl);
@@ -153,10 +153,7 @@ fn assert_same_data(ours: &Ctl, theirs: &Ctl) {
 }
 
 fn restore_and_boot(etcdutl: &Program, etcd: &Program, file: &Path, folder: &Path) -> Server {
-    let mut server = Launch::new(etcd)
-        .data_dir(folder)
-        .prepare()
-        .unwrap_or_else(|error| panic!("{error}"));
+    let mut server = Launch::new(etcd).data_dir(folder).prepare();
     let done = restore(etcdutl, file, folder, &server.peer_address());
     assert!(done.status.success(), "{done:?}");
     server
