@@ -85,6 +85,19 @@ impl Block {
         self.revision(0).0
     }
 
+    /// The same block with its bytes, which the caller has checked.
+    pub(super) fn warmed(&self, data: Bytes) -> Block {
+        assert_eq!(
+            data.len(),
+            self.bytes as usize,
+            "a hot block holds exactly its records"
+        );
+        Block {
+            data: Some(data),
+            ..self.cooled()
+        }
+    }
+
     /// The same block without its bytes.
     pub(super) fn cooled(&self) -> Block {
         Block {
@@ -248,11 +261,6 @@ impl Segment {
         let (block, at) = self.locate(revision)?;
         (at < self.blocks[block].len() && self.blocks[block].revision(at).0 == revision)
             .then_some((block, at))
-    }
-
-    /// The record at a position of [`Segment::find`], from memory or from the file.
-    pub(super) fn record(&self, block: usize, at: usize) -> Result<Record, Fault> {
-        self.record_of(&self.blocks[block], at)
     }
 
     /// The record of a block of this segment, from memory or from the file.

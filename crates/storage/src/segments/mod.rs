@@ -108,8 +108,7 @@ pub struct SegmentsOptions {
     /// Goes into the header of new files and thereby into every checksum. Any number; a member's id serves well, so that a
     /// file of another member never passes for ours.
     pub salt: u32,
-    /// The sequence of the first segment, when none exists. Above every sequence still named by the catalog, when a store
-    /// is replaced (by a snapshot from a peer) and the old one is still on disk.
+    /// The sequence of the first segment, when the directory has none. New sequences are above that of any file found there.
     pub sequence_first: u64,
 }
 

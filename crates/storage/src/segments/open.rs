@@ -86,7 +86,36 @@ pub(super) fn open(
         segments.begin();
     }
     segments.file_bytes = segments.count_files();
+    warm(&mut segments);
     Ok(segments)
+}
+
+/// Takes the newest sealed blocks into memory, as far as the hot budget goes. A block that cannot be read, or has a damaged
+/// record, stays cold: whoever asks for the record gets the fault.
+fn warm(segments: &mut Segments) {
+    let mut room = segments
+        .options
+        .hot_bytes
+        .saturating_sub(segments.hot_bytes());
+    for segment in Arc::make_mut(&mut segments.frozen).iter_mut().rev() {
+        for at in (0..segment.blocks.len()).rev() {
+            let block = &segment.blocks[at];
+            if block.data.is_some() {
+                continue;
+            }
+            if u64::from(block.bytes) > room {
+                return;
+            }
+            room -= u64::from(block.bytes);
+            let Ok(data) = segment.block_bytes(block) else {
+                continue;
+            };
+            if (0..block.len()).all(|record| segment.checked(block, record, &data, 0).is_ok()) {
+                let block = Arc::new(block.warmed(data));
+                Arc::make_mut(segment).blocks[at] = block;
+            }
+        }
+    }
 }
 
 pub(super) fn for_each_meta(

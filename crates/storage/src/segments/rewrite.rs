@@ -18,7 +18,7 @@ use super::{Ledger, Record, Segments};
 use crate::disk::{Disk, File};
 use crate::fault::{Fault, FaultKind};
 
-/// So many small neighbours are merged even if nothing in them is dead.
+/// So many small neighbours are merged even if nothing in them is dead, and at most so many in one job.
 const CROWD: usize = 8;
 
 /// One rewrite. Immutable; [`RewriteJob::run`] may be called on any thread, while appends, reads and flushes go on.
@@ -210,12 +210,15 @@ impl Segments {
                 && bytes + kept <= self.options.segment_bytes;
             (self.ledgers[at].footer.is_some() && small).then_some(kept)
         };
-        while let Some(kept) = start.checked_sub(1).and_then(|left| fits(left, bytes)) {
+        // Not too many at once, so that a job stays a slice of work.
+        while end - start < CROWD
+            && let Some(kept) = start.checked_sub(1).and_then(|left| fits(left, bytes))
+        {
             (start, bytes) = (start - 1, bytes + kept);
         }
-        while let Some(kept) = (end < self.frozen.len())
-            .then(|| fits(end, bytes))
-            .flatten()
+        while end - start < CROWD
+            && end < self.frozen.len()
+            && let Some(kept) = fits(end, bytes)
         {
             (end, bytes) = (end + 1, bytes + kept);
         }

@@ -191,6 +191,38 @@ fn the_index_learns_the_same_from_footers_scans_and_memory() {
 }
 
 #[test]
+fn after_a_restart_the_newest_records_are_in_memory_again() {
+    let disk = MemDisk::new();
+    let options = SegmentsOptions {
+        hot_bytes: 6000,
+        ..small()
+    };
+    let mut segments = create(&disk, options);
+    for main in 2..200 {
+        put(&mut segments, main, "a");
+    }
+    let ends = flush(&disk, &mut segments);
+    let damaged = Path::new(DIR).join(
+        SegmentId {
+            sequence: ends[ends.len() - 2].sequence,
+            generation: 0,
+        }
+        .file_name(),
+    );
+    let hot = |segments: &Segments| segments.hot_bytes();
+    assert!((4000..=6000).contains(&hot(&reopen(&disk, &ends, options).unwrap())));
+    disk.flip_bit(&damaged, 500, 0);
+    let segments = reopen(&disk, &ends, options).unwrap();
+    let faults = (2..200)
+        .filter_map(|main| segments.view().read(rev(main)).err())
+        .count();
+    assert_eq!(
+        faults, 1,
+        "damage found while warming up is told to whoever reads it"
+    );
+}
+
+#[test]
 fn a_view_does_not_see_what_is_appended_after_it() {
     let disk = MemDisk::new();
     let mut segments = create(&disk, small());

@@ -65,19 +65,10 @@ impl SegmentsView {
     /// # Errors
     /// A [`Fault`] that names file, offset and revision if the record cannot be read or is damaged.
     pub fn read(&self, revision: Revision) -> Result<Option<Record>, Fault> {
-        if self.open_len > 0 && self.open.get(0).revision <= revision {
-            let at = self.open.lower_bound(self.open_len, revision);
-            return Ok((at < self.open_len)
-                .then(|| self.open.get(at))
-                .filter(|record| record.revision == revision)
-                .cloned());
-        }
-        let Some(segment) = self.segment_of(revision) else {
-            return Ok(None);
-        };
-        match segment.find(revision) {
-            Some((block, at)) => segment.record(block, at).map(Some),
-            None => Ok(None),
+        match self.locate(revision) {
+            Place::Nowhere => Ok(None),
+            Place::Open(record) => Ok(Some(record.clone())),
+            Place::In(found) => found.segment.record_of(found.block, found.at).map(Some),
         }
     }
 
@@ -92,32 +83,28 @@ impl SegmentsView {
         mut each: impl FnMut(usize, Option<Record>) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
         let mut at = 0;
+        let mut next = None;
         while at < revisions.len() {
-            let run = self.cold_run(&revisions[at..]);
-            if run.len() < 2 {
-                if each(at, self.read(revisions[at])?).is_break() {
-                    return Ok(());
+            let record = match next.take().unwrap_or_else(|| self.locate(revisions[at])) {
+                Place::Nowhere => None,
+                Place::Open(record) => Some(record.clone()),
+                Place::In(found) if found.block.data.is_some() => {
+                    Some(found.segment.record_of(found.block, found.at)?)
                 }
-                at += 1;
-                continue;
-            }
-            let (segment, start, end) = (run[0].segment, run[0].start, run[run.len() - 1].end);
-            let bytes = segment.read_range(start, (end - start) as usize, revisions[at])?;
-            for found in &run {
-                let block = &found.block;
-                let piece =
-                    bytes.slice((found.start - start) as usize..(found.end - start) as usize);
-                let record = segment.checked(
-                    block,
-                    found.at,
-                    &piece,
-                    (found.start - block.offset) as usize,
-                )?;
-                if each(at, Some(record)).is_break() {
-                    return Ok(());
+                Place::In(found) => {
+                    let run;
+                    (run, next) = self.cold_run(found, &revisions[at + 1..]);
+                    if read_run(&run, at, &mut each)?.is_break() {
+                        return Ok(());
+                    }
+                    at += run.len();
+                    continue;
                 }
-                at += 1;
+            };
+            if each(at, record).is_break() {
+                return Ok(());
             }
+            at += 1;
         }
         Ok(())
     }
@@ -164,60 +151,101 @@ impl SegmentsView {
         }
     }
 
-    fn segment_of(&self, revision: Revision) -> Option<&Arc<Segment>> {
-        let at = self
+    fn locate(&self, revision: Revision) -> Place<'_> {
+        if self.open_len > 0 && self.open.get(0).revision <= revision {
+            let at = self.open.lower_bound(self.open_len, revision);
+            return match (at < self.open_len).then(|| self.open.get(at)) {
+                Some(record) if record.revision == revision => Place::Open(record),
+                _ => Place::Nowhere,
+            };
+        }
+        let behind = self
             .frozen
             .partition_point(|segment| segment.first().is_some_and(|first| first <= revision));
-        at.checked_sub(1).map(|at| &self.frozen[at])
-    }
-
-    /// The longest beginning of `revisions` that one read of one file can serve.
-    fn cold_run(&self, revisions: &[Revision]) -> Vec<Found<'_>> {
-        let mut run: Vec<Found<'_>> = Vec::new();
-        for &revision in revisions {
-            let Some(found) = self.find_cold(revision) else {
-                break;
-            };
-            if let (Some(first), Some(last)) = (run.first(), run.last()) {
-                let same = Arc::ptr_eq(first.segment, found.segment);
-                if !same
-                    || found.start < last.end
-                    || found.start - last.end > GAP_BYTES
-                    || found.end - first.start > RUN_BYTES
-                {
-                    break;
-                }
-            }
-            run.push(found);
-        }
-        run
-    }
-
-    fn find_cold(&self, revision: Revision) -> Option<Found<'_>> {
-        if self.open_len > 0 && self.open.get(0).revision <= revision {
-            return None;
-        }
-        let segment = self.segment_of(revision)?;
-        let (block, at) = segment.find(revision)?;
-        let block = &segment.blocks[block];
-        let (start, end) = block.span(at);
-        block.data.is_none().then(|| Found {
+        let Some(segment) = behind.checked_sub(1).map(|at| &self.frozen[at]) else {
+            return Place::Nowhere;
+        };
+        let Some((block, at)) = segment.find(revision) else {
+            return Place::Nowhere;
+        };
+        Place::In(Found {
             segment,
-            block,
+            block: &segment.blocks[block],
             at,
-            start: block.offset + start as u64,
-            end: block.offset + end as u64,
         })
+    }
+
+    /// The longest run of `first` and the beginning of `revisions` that one read of one file can serve, and what ended it.
+    fn cold_run<'a>(
+        &'a self,
+        first: Found<'a>,
+        revisions: &[Revision],
+    ) -> (Vec<Found<'a>>, Option<Place<'a>>) {
+        let start = first.start();
+        let mut run = vec![first];
+        for &revision in revisions {
+            let place = self.locate(revision);
+            let end = run[run.len() - 1].end();
+            match place {
+                Place::In(found)
+                    if found.block.data.is_none()
+                        && Arc::ptr_eq(found.segment, run[0].segment)
+                        && (end..=end + GAP_BYTES).contains(&found.start())
+                        && found.end() - start <= RUN_BYTES =>
+                {
+                    run.push(found);
+                }
+                other => return (run, Some(other)),
+            }
+        }
+        (run, None)
     }
 }
 
-/// A cold record and where it lies in its file.
+/// Where a revision is.
+enum Place<'a> {
+    Nowhere,
+    Open(&'a Record),
+    In(Found<'a>),
+}
+
+/// A record of a closed block.
 struct Found<'a> {
     segment: &'a Arc<Segment>,
     block: &'a Arc<Block>,
     at: usize,
-    start: u64,
-    end: u64,
+}
+
+impl Found<'_> {
+    fn start(&self) -> u64 {
+        self.block.offset + self.block.span(self.at).0 as u64
+    }
+
+    fn end(&self) -> u64 {
+        self.block.offset + self.block.span(self.at).1 as u64
+    }
+}
+
+/// Reads cold records that lie close together, the first of which was asked for at position `at`.
+fn read_run(
+    run: &[Found<'_>],
+    at: usize,
+    each: &mut impl FnMut(usize, Option<Record>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Fault> {
+    let (first, start) = (&run[0], run[0].start());
+    let length = (run[run.len() - 1].end() - start) as usize;
+    let bytes = first
+        .segment
+        .read_range(start, length, first.block.revision(first.at).0)?;
+    for (step, found) in run.iter().enumerate() {
+        let piece = bytes.slice((found.start() - start) as usize..(found.end() - start) as usize);
+        let skip = found.block.span(found.at).0;
+        let record = found.segment.checked(found.block, found.at, &piece, skip)?;
+        if each(at + step, Some(record)).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Scans one block, reading it at once if it is cold.
