@@ -168,35 +168,10 @@ impl History {
         (!stamp.is_tombstone() || stamp.main == at).then(|| stamp.revision())
     }
 
-    /// The version of this key that counts in a hash at `at` among those already compacted.
-    ///
-    /// Unlike [`History::kept_at`] it never is a tombstone, so that hashes equal those of members that drop it
-    /// (upstream `key_index.go`, `keep`). It is looked for in the first generation that ends at or after `at`, also when a later
-    /// generation of the same revision exists.
+    /// The version of this key that counts in a hash at `at` among those already compacted. Unlike [`History::kept_at`] it never is a
+    /// tombstone, so that hashes equal those of members that drop it (upstream `key_index.go`, `keep`).
     pub(crate) fn hashed_at(&self, at: i64) -> Option<Revision> {
-        if self.older.is_none() {
-            return self
-                .live()
-                .filter(|stamp| stamp.main <= at)
-                .map(Stamp::revision);
-        }
-        let mut stamps: Vec<&Stamp> = self.iter().collect();
-        stamps.reverse();
-        let mut candidate = None;
-        for stamp in stamps {
-            if !stamp.is_tombstone() {
-                if stamp.main <= at {
-                    candidate = Some(stamp.revision());
-                }
-            } else if stamp.main == at {
-                return None;
-            } else if stamp.main > at {
-                return candidate;
-            } else {
-                candidate = None;
-            }
-        }
-        candidate
+        self.live_at(at).map(Stamp::revision)
     }
 
     /// Whether a compaction at `at` takes anything away.
