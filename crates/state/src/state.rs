@@ -218,6 +218,13 @@ impl State {
         &self.store.segments
     }
 
+    /// Bytes of memory that the key index takes, those it shares with views included. Walks the inner nodes: for statistics, not for
+    /// every request.
+    #[must_use]
+    pub fn index_bytes(&self) -> u64 {
+        self.store.index.memory_bytes()
+    }
+
     /// The member's settings.
     #[must_use]
     pub fn params(&self) -> &Params {

@@ -21,19 +21,22 @@ fn revisions_and_hashes_are_those_of_etcd_3_5_30() {
 
 #[test]
 fn hashes_do_not_depend_on_how_far_tidying_has_come() {
-    replay(include_str!("golden/etcd-3.5.30-seed-1.jsonl"), |member, line| {
-        if line % 3 == 0 {
-            member.state.maintain(2);
-        }
-        if line % 50 == 0 {
-            while member.state.maintain(5) {}
-            member.checkpoint();
-            member.rewrite();
-        }
-        if line % 70 == 0 {
-            member.restart();
-        }
-    });
+    replay(
+        include_str!("golden/etcd-3.5.30-seed-1.jsonl"),
+        |member, line| {
+            if line % 3 == 0 {
+                member.state.maintain(2);
+            }
+            if line % 50 == 0 {
+                while member.state.maintain(5) {}
+                member.checkpoint();
+                member.rewrite();
+            }
+            if line % 70 == 0 {
+                member.restart();
+            }
+        },
+    );
 }
 
 fn replay(transcript: &str, mut between: impl FnMut(&mut Member, usize)) {
@@ -42,18 +45,28 @@ fn replay(transcript: &str, mut between: impl FnMut(&mut Member, usize)) {
         let (request, answer) = text.split_once(" => ").expect("a request and an answer");
         let request: Value = serde_json::from_str(request).expect("JSON");
         let answer: Value = serde_json::from_str(answer).expect("JSON");
-        assert_eq!(run(&mut member, &request), answer, "line {}: {text}", line + 1);
+        assert_eq!(
+            run(&mut member, &request),
+            answer,
+            "line {}: {text}",
+            line + 1
+        );
         between(&mut member, line);
     }
 }
 
 fn run(member: &mut Member, request: &Value) -> Value {
-    let (kind, args) = request.as_object().and_then(|object| object.iter().next()).expect("one request");
+    let (kind, args) = request
+        .as_object()
+        .and_then(|object| object.iter().next())
+        .expect("one request");
     let number = |at: usize| args[at].as_i64().expect("a number");
     let applied = match kind.as_str() {
         "hash" => {
             let hash = member.state.view().hash_kv(number(0));
-            return hash.map_or(Value::from("error"), |hash| Value::from(vec![i64::from(hash.hash), hash.compact_revision]));
+            return hash.map_or(Value::from("error"), |hash| {
+                Value::from(vec![i64::from(hash.hash), hash.compact_revision])
+            });
         }
         "grant" => member.grant(number(0), number(1)),
         "revoke" => member.revoke(number(0)),
@@ -67,7 +80,9 @@ fn run(member: &mut Member, request: &Value) -> Value {
         }
     };
     let Applied { outcome, .. } = applied;
-    outcome.map_or(Value::from("error"), |_| Value::from(member.state.view().revision()))
+    outcome.map_or(Value::from("error"), |_| {
+        Value::from(member.state.view().revision())
+    })
 }
 
 fn refused_at_the_edge(request: &Request) -> bool {
@@ -81,7 +96,10 @@ fn refused_at_the_edge(request: &Request) -> bool {
 }
 
 fn request_of(request: &Value) -> Request {
-    let (kind, args) = request.as_object().and_then(|object| object.iter().next()).expect("one request");
+    let (kind, args) = request
+        .as_object()
+        .and_then(|object| object.iter().next())
+        .expect("one request");
     let text = |at: usize| bytes(args[at].as_str().expect("a text"));
     match kind.as_str() {
         "put" => {
@@ -95,11 +113,19 @@ fn request_of(request: &Value) -> Request {
                 ignore_lease: flags & 2 != 0,
             })
         }
-        "delete" => Request::RequestDeleteRange(pb::DeleteRangeRequest { key: text(0), range_end: text(1), prev_kv: false }),
+        "delete" => Request::RequestDeleteRange(pb::DeleteRangeRequest {
+            key: text(0),
+            range_end: text(1),
+            prev_kv: false,
+        }),
         "txn" => {
             let list = |name: &str| args[name].as_array().expect("a list").iter();
             let ops = |name| list(name).map(|request| op(request_of(request))).collect();
-            Request::RequestTxn(pb::TxnRequest { compare: list("if").map(compare_of).collect(), success: ops("then"), failure: ops("else") })
+            Request::RequestTxn(pb::TxnRequest {
+                compare: list("if").map(compare_of).collect(),
+                success: ops("then"),
+                failure: ops("else"),
+            })
         }
         other => panic!("unknown request {other}"),
     }
@@ -114,7 +140,16 @@ fn compare_of(compare: &Value) -> pb::Compare {
         "create" => (CompareTarget::Create, TargetUnion::CreateRevision(number())),
         "mod" => (CompareTarget::Mod, TargetUnion::ModRevision(number())),
         "lease" => (CompareTarget::Lease, TargetUnion::Lease(number())),
-        _ => (CompareTarget::Value, TargetUnion::Value(Bytes::copy_from_slice(text(4).as_bytes()))),
+        _ => (
+            CompareTarget::Value,
+            TargetUnion::Value(Bytes::copy_from_slice(text(4).as_bytes())),
+        ),
     };
-    pb::Compare { result: result as i32, target: target as i32, key: bytes(text(2)), range_end: bytes(text(3)), target_union: Some(union) }
+    pb::Compare {
+        result: result as i32,
+        target: target as i32,
+        key: bytes(text(2)),
+        range_end: bytes(text(3)),
+        target_union: Some(union),
+    }
 }

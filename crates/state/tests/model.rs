@@ -37,7 +37,11 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Run {
-        Run { member: Member::new(), model: Model::new(), random: ChaCha8Rng::seed_from_u64(seed) }
+        Run {
+            member: Member::new(),
+            model: Model::new(),
+            random: ChaCha8Rng::seed_from_u64(seed),
+        }
     }
 
     fn operations(&mut self, count: usize) {
@@ -67,26 +71,46 @@ impl Run {
         let request = make(self);
         let before = self.model.revision;
         let expected = self.model.run(&request).map_err(|error| error.text);
-        let Applied { outcome, events, .. } = self.member.op(request.clone());
-        let actual = outcome.map_err(|rejected| rejected.0.text).map(|response| match response {
-            Response::Range(response) => response_op::Response::ResponseRange(response),
-            Response::Put(response) => response_op::Response::ResponsePut(response),
-            Response::DeleteRange(response) => response_op::Response::ResponseDeleteRange(response),
-            Response::Txn(response) => response_op::Response::ResponseTxn(response),
-            other => panic!("an answer to something else: {other:?}"),
-        });
+        let Applied {
+            outcome, events, ..
+        } = self.member.op(request.clone());
+        let actual = outcome
+            .map_err(|rejected| rejected.0.text)
+            .map(|response| match response {
+                Response::Range(response) => response_op::Response::ResponseRange(response),
+                Response::Put(response) => response_op::Response::ResponsePut(response),
+                Response::DeleteRange(response) => {
+                    response_op::Response::ResponseDeleteRange(response)
+                }
+                Response::Txn(response) => response_op::Response::ResponseTxn(response),
+                other => panic!("an answer to something else: {other:?}"),
+            });
         assert_eq!(actual, expected, "{request:?}");
         self.assert_events(&events, before);
     }
 
     /// The events are the rows that the model has written since.
     fn assert_events(&self, events: &[state::Event], after: i64) {
-        let rows: Vec<_> = self.model.rows.iter().filter(|row| row.main > after).collect();
+        let rows: Vec<_> = self
+            .model
+            .rows
+            .iter()
+            .filter(|row| row.main > after)
+            .collect();
         assert_eq!(events.len(), rows.len());
         for (event, row) in events.iter().zip(rows) {
-            assert_eq!((event.revision.main, event.revision.sub), (row.main, row.sub));
-            assert_eq!((event.kind == EventKind::Delete, &event.key), (row.deleted, &row.kv.key));
-            let sent = KeyValue { mod_revision: row.main, ..row.kv.clone() };
+            assert_eq!(
+                (event.revision.main, event.revision.sub),
+                (row.main, row.sub)
+            );
+            assert_eq!(
+                (event.kind == EventKind::Delete, &event.key),
+                (row.deleted, &row.kv.key)
+            );
+            let sent = KeyValue {
+                mod_revision: row.main,
+                ..row.kv.clone()
+            };
             assert_eq!(event.kv, sent.encode_to_vec());
         }
     }
@@ -95,19 +119,36 @@ impl Run {
         let request = self.range();
         let expected = self.model.range(&request).map_err(|error| error.text);
         let view = self.member.state.view();
-        let actual = view.range(&request).map_err(text).map(|result| pb::RangeResponse {
-            header: Some(pb::ResponseHeader { revision: result.revision, ..Default::default() }),
-            kvs: result.kvs.into_iter().map(|kv| KeyValue::decode(kv).expect("a pair")).collect(),
-            more: result.more,
-            count: result.count,
-        });
+        let actual = view
+            .range(&request)
+            .map_err(text)
+            .map(|result| pb::RangeResponse {
+                header: Some(pb::ResponseHeader {
+                    revision: result.revision,
+                    ..Default::default()
+                }),
+                kvs: result
+                    .kvs
+                    .into_iter()
+                    .map(|kv| KeyValue::decode(kv).expect("a pair"))
+                    .collect(),
+                more: result.more,
+                count: result.count,
+            });
         assert_eq!(actual, expected, "{request:?}");
     }
 
     fn grant(&mut self) {
-        let (id, ttl) = (self.below(12) as i64 - 2, self.pick(&[-1, 0, 1, 60, 9_000_000_000, 9_000_000_001]));
+        let (id, ttl) = (
+            self.below(12) as i64 - 2,
+            self.pick(&[-1, 0, 1, 60, 9_000_000_000, 9_000_000_001]),
+        );
         let expected = self.model.grant(id, ttl).map_err(|error| error.text);
-        let outcome = self.member.grant(id, ttl).outcome.map_err(|rejected| rejected.0.text);
+        let outcome = self
+            .member
+            .grant(id, ttl)
+            .outcome
+            .map_err(|rejected| rejected.0.text);
         let granted = outcome.map(|response| match response {
             Response::LeaseGrant(response) => response.ttl,
             other => panic!("an answer to something else: {other:?}"),
@@ -121,7 +162,13 @@ impl Run {
         assert_eq!(self.member.state.view().leases().keys(id), keys);
         let expected = self.model.revoke(id).map_err(|error| error.text);
         let applied = self.member.revoke(id);
-        assert_eq!(applied.outcome.map(|_| ()).map_err(|rejected| rejected.0.text), expected);
+        assert_eq!(
+            applied
+                .outcome
+                .map(|_| ())
+                .map_err(|rejected| rejected.0.text),
+            expected
+        );
         self.assert_events(&applied.events, before);
     }
 
@@ -130,13 +177,26 @@ impl Run {
         let revision = lowest + self.below((self.model.revision - lowest + 3) as u64) as i64;
         let expected = self.model.compact(revision).map_err(|error| error.text);
         let outcome = self.member.compact(revision).outcome;
-        assert_eq!(outcome.map(|_| ()).map_err(|rejected| rejected.0.text), expected);
+        assert_eq!(
+            outcome.map(|_| ()).map_err(|rejected| rejected.0.text),
+            expected
+        );
     }
 
     fn hash(&mut self) {
         let revision = self.revision();
-        let actual = self.member.state.view().hash_kv(revision).map(|hash| hash.hash).map_err(text);
-        assert_eq!(actual, self.model.hash(revision).map_err(|error| error.text), "hash at {revision}");
+        let actual = self
+            .member
+            .state
+            .view()
+            .hash_kv(revision)
+            .map(|hash| hash.hash)
+            .map_err(text);
+        assert_eq!(
+            actual,
+            self.model.hash(revision).map_err(|error| error.text),
+            "hash at {revision}"
+        );
     }
 
     fn maintain(&mut self) {
@@ -144,7 +204,11 @@ impl Run {
         let view = self.member.state.view();
         let before = view.hash_kv(0).expect("the current revision").hash;
         self.member.state.maintain(budget);
-        assert_eq!(view.hash_kv(0).expect("the current revision").hash, before, "tidying changed a view");
+        assert_eq!(
+            view.hash_kv(0).expect("the current revision").hash,
+            before,
+            "tidying changed a view"
+        );
     }
 
     fn rewrite(&mut self) {
@@ -160,7 +224,10 @@ impl Run {
         assert_eq!(after.applied(), before.applied());
         assert_eq!(after.revision(), before.revision());
         assert_eq!(after.compact_revision(), before.compact_revision());
-        assert_eq!(after.hash().expect("sound data"), before.hash().expect("sound data"));
+        assert_eq!(
+            after.hash().expect("sound data"),
+            before.hash().expect("sound data")
+        );
         assert_eq!(after.leases().all(), before.leases().all());
         for (id, _) in before.leases().all() {
             assert_eq!(after.leases().keys(id), before.leases().keys(id));
@@ -175,12 +242,22 @@ impl Run {
             assert!(view.events(from, i64::MAX, 10, 1000).is_err());
             return;
         }
-        let expected: Vec<_> = self.model.rows.iter().filter(|row| row.main >= from).map(|row| (row.main, row.sub)).collect();
+        let expected: Vec<_> = self
+            .model
+            .rows
+            .iter()
+            .filter(|row| row.main >= from)
+            .map(|row| (row.main, row.sub))
+            .collect();
         let mut actual = Vec::new();
         while from <= view.revision() {
             let page = view.events(from, i64::MAX, 3, 200).expect("readable");
             assert!(page.next_revision > from);
-            actual.extend(page.events.iter().map(|event| (event.revision.main, event.revision.sub)));
+            actual.extend(
+                page.events
+                    .iter()
+                    .map(|event| (event.revision.main, event.revision.sub)),
+            );
             from = page.next_revision;
         }
         actual.retain(|revision| revision.0 > self.model.compacted || expected.contains(revision));
@@ -209,14 +286,33 @@ impl Run {
     fn put(&mut self) -> Request {
         let (ignore_value, ignore_lease) = (self.below(8) == 0, self.below(8) == 0);
         let size = self.below(40) as usize;
-        let value = if ignore_value { Bytes::new() } else { Bytes::from(vec![b'a' + size as u8 % 3; size]) };
-        let lease = if ignore_lease || self.below(2) == 0 { 0 } else { self.below(10) as i64 - 1 };
-        Request::RequestPut(pb::PutRequest { key: self.key(), value, lease, prev_kv: self.below(2) == 0, ignore_value, ignore_lease })
+        let value = if ignore_value {
+            Bytes::new()
+        } else {
+            Bytes::from(vec![b'a' + size as u8 % 3; size])
+        };
+        let lease = if ignore_lease || self.below(2) == 0 {
+            0
+        } else {
+            self.below(10) as i64 - 1
+        };
+        Request::RequestPut(pb::PutRequest {
+            key: self.key(),
+            value,
+            lease,
+            prev_kv: self.below(2) == 0,
+            ignore_value,
+            ignore_lease,
+        })
     }
 
     fn delete(&mut self) -> Request {
         let (key, range_end) = self.keys();
-        Request::RequestDeleteRange(pb::DeleteRangeRequest { key, range_end, prev_kv: self.below(2) == 0 })
+        Request::RequestDeleteRange(pb::DeleteRangeRequest {
+            key,
+            range_end,
+            prev_kv: self.below(2) == 0,
+        })
     }
 
     /// Now and then one that the edge would have refused: whatever decodes may be in the log.
@@ -224,7 +320,11 @@ impl Run {
         let compare = (0..self.below(3)).map(|_| self.compare()).collect();
         let mut branch = || (0..self.below(4)).map(|_| op(self.op(depth))).collect();
         let (success, failure) = (branch(), branch());
-        let txn = pb::TxnRequest { compare, success, failure };
+        let txn = pb::TxnRequest {
+            compare,
+            success,
+            failure,
+        };
         if state::validate::txn(&txn, 1000).is_err() && self.below(20) > 0 {
             return self.put();
         }
@@ -247,7 +347,10 @@ impl Run {
             0 => Some(TargetUnion::Version(number)),
             1 => Some(TargetUnion::CreateRevision(number)),
             2 => Some(TargetUnion::ModRevision(number)),
-            3 => Some(TargetUnion::Value(Bytes::from(vec![b'b'; self.below(3) as usize]))),
+            3 => Some(TargetUnion::Value(Bytes::from(vec![
+                b'b';
+                self.below(3) as usize
+            ]))),
             4 => Some(TargetUnion::Lease(self.below(10) as i64 - 1)),
             _ => None,
         };
@@ -259,8 +362,18 @@ impl Run {
             Some(TargetUnion::Value(_)) => 3,
             _ => 4,
         };
-        let target = if self.below(10) == 0 { self.below(7) as i32 } else { target };
-        pb::Compare { result: self.below(5) as i32, target, key, range_end, target_union }
+        let target = if self.below(10) == 0 {
+            self.below(7) as i32
+        } else {
+            target
+        };
+        pb::Compare {
+            result: self.below(5) as i32,
+            target,
+            key,
+            range_end,
+            target_union,
+        }
     }
 
     fn range(&mut self) -> pb::RangeRequest {
@@ -271,7 +384,11 @@ impl Run {
             key,
             range_end,
             limit: self.pick(&[0, 0, 1, 2, 3, -1, i64::MAX]),
-            revision: if self.below(3) == 0 { self.revision() } else { 0 },
+            revision: if self.below(3) == 0 {
+                self.revision()
+            } else {
+                0
+            },
             sort_order: self.below(4) as i32 % 3,
             sort_target: self.pick(&[0, 0, 1, 2, 3, 4]),
             serializable: false,

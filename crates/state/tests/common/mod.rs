@@ -23,25 +23,45 @@ pub struct Member {
 }
 
 /// Small enough that a test has many segments and reads cold ones.
-const OPTIONS: SegmentsOptions = SegmentsOptions { segment_bytes: 16 << 10, hot_bytes: 24 << 10, salt: 7, sequence_first: 1 };
+const OPTIONS: SegmentsOptions = SegmentsOptions {
+    segment_bytes: 16 << 10,
+    hot_bytes: 24 << 10,
+    salt: 7,
+    sequence_first: 1,
+};
 
 impl Member {
     pub fn new() -> Member {
-        Member::with(Params { quota_bytes: None, ..Params::default() })
+        Member::with(Params {
+            quota_bytes: None,
+            ..Params::default()
+        })
     }
 
     pub fn with(params: Params) -> Member {
         let disk = Arc::new(MemDisk::new());
         let (catalog, recovered) = Catalog::open(disk.clone(), "data").expect("an empty disk");
         assert!(recovered.is_none());
-        let state = State::create(params.clone(), disk.clone(), "data", OPTIONS).expect("an empty disk");
-        Member { state, log: Vec::new(), params, disk, catalog }
+        let state =
+            State::create(params.clone(), disk.clone(), "data", OPTIONS).expect("an empty disk");
+        Member {
+            state,
+            log: Vec::new(),
+            params,
+            disk,
+            catalog,
+        }
     }
 
     /// Appends an entry to the log and applies it.
     pub fn entry(&mut self, kind: EntryType, data: Bytes) -> Applied {
         let index = self.log.last().map_or(0, Entry::index) + 1;
-        let entry = Entry { r#type: Some(kind as i32), term: Some(2), index: Some(index), data: Some(data) };
+        let entry = Entry {
+            r#type: Some(kind as i32),
+            term: Some(2),
+            index: Some(index),
+            data: Some(data),
+        };
         self.log.push(entry.clone());
         self.state.apply(&entry).expect("no fault")
     }
@@ -51,7 +71,13 @@ impl Member {
     }
 
     pub fn op(&mut self, request: Request) -> Applied {
-        let mut raft = pb::InternalRaftRequest { header: Some(pb::RequestHeader { id: 1, ..Default::default() }), ..Default::default() };
+        let mut raft = pb::InternalRaftRequest {
+            header: Some(pb::RequestHeader {
+                id: 1,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
         match request {
             Request::RequestRange(request) => raft.range = Some(request),
             Request::RequestPut(request) => raft.put = Some(request),
@@ -70,18 +96,30 @@ impl Member {
     }
 
     pub fn compact(&mut self, revision: i64) -> Applied {
-        let compaction = Some(pb::CompactionRequest { revision, physical: false });
-        self.request(&pb::InternalRaftRequest { compaction, ..Default::default() })
+        let compaction = Some(pb::CompactionRequest {
+            revision,
+            physical: false,
+        });
+        self.request(&pb::InternalRaftRequest {
+            compaction,
+            ..Default::default()
+        })
     }
 
     pub fn grant(&mut self, id: i64, ttl: i64) -> Applied {
         let lease_grant = Some(pb::LeaseGrantRequest { id, ttl });
-        self.request(&pb::InternalRaftRequest { lease_grant, ..Default::default() })
+        self.request(&pb::InternalRaftRequest {
+            lease_grant,
+            ..Default::default()
+        })
     }
 
     pub fn revoke(&mut self, id: i64) -> Applied {
         let lease_revoke = Some(pb::LeaseRevokeRequest { id });
-        self.request(&pb::InternalRaftRequest { lease_revoke, ..Default::default() })
+        self.request(&pb::InternalRaftRequest {
+            lease_revoke,
+            ..Default::default()
+        })
     }
 
     pub fn checkpoint(&mut self) {
@@ -103,10 +141,17 @@ impl Member {
 
     /// Stops and starts: what the last checkpoint holds, and the log after it.
     pub fn restart(&mut self) {
-        let (catalog, recovered) = Catalog::open(self.disk.clone(), "data").expect("the catalog is sound");
+        let (catalog, recovered) =
+            Catalog::open(self.disk.clone(), "data").expect("the catalog is sound");
         self.catalog = catalog;
         self.state = match recovered {
-            Some(recovered) => State::open(self.params.clone(), recovered, self.disk.clone(), "data", OPTIONS),
+            Some(recovered) => State::open(
+                self.params.clone(),
+                recovered,
+                self.disk.clone(),
+                "data",
+                OPTIONS,
+            ),
             None => State::create(self.params.clone(), self.disk.clone(), "data", OPTIONS),
         }
         .expect("the data is sound");
@@ -122,22 +167,41 @@ pub fn bytes(text: &str) -> Bytes {
 }
 
 pub fn put(key: &str, value: &str, lease: i64) -> Request {
-    Request::RequestPut(pb::PutRequest { key: bytes(key), value: bytes(value), lease, ..Default::default() })
+    Request::RequestPut(pb::PutRequest {
+        key: bytes(key),
+        value: bytes(value),
+        lease,
+        ..Default::default()
+    })
 }
 
 pub fn delete(key: &str, end: &str) -> Request {
-    Request::RequestDeleteRange(pb::DeleteRangeRequest { key: bytes(key), range_end: bytes(end), prev_kv: true })
+    Request::RequestDeleteRange(pb::DeleteRangeRequest {
+        key: bytes(key),
+        range_end: bytes(end),
+        prev_kv: true,
+    })
 }
 
 pub fn range(key: &str, end: &str) -> pb::RangeRequest {
-    pb::RangeRequest { key: bytes(key), range_end: bytes(end), ..Default::default() }
+    pb::RangeRequest {
+        key: bytes(key),
+        range_end: bytes(end),
+        ..Default::default()
+    }
 }
 
 pub fn op(request: Request) -> pb::RequestOp {
-    pb::RequestOp { request: Some(request) }
+    pb::RequestOp {
+        request: Some(request),
+    }
 }
 
 pub fn txn(compare: Vec<pb::Compare>, success: Vec<Request>, failure: Vec<Request>) -> Request {
     let ops = |requests: Vec<Request>| requests.into_iter().map(op).collect();
-    Request::RequestTxn(pb::TxnRequest { compare, success: ops(success), failure: ops(failure) })
+    Request::RequestTxn(pb::TxnRequest {
+        compare,
+        success: ops(success),
+        failure: ops(failure),
+    })
 }

@@ -37,7 +37,13 @@ pub struct Model {
 
 impl Model {
     pub fn new() -> Model {
-        Model { rows: Vec::new(), revision: 1, compacted: -1, leases: BTreeMap::new(), sub: 0 }
+        Model {
+            rows: Vec::new(),
+            revision: 1,
+            compacted: -1,
+            leases: BTreeMap::new(),
+            sub: 0,
+        }
     }
 
     /// Runs one request as a transaction of its own.
@@ -87,7 +93,11 @@ impl Model {
             return Err(&error::LEASE_NOT_FOUND);
         }
         self.sub = 0;
-        for kv in self.at(self.revision).into_iter().filter(|kv| kv.lease == id) {
+        for kv in self
+            .at(self.revision)
+            .into_iter()
+            .filter(|kv| kv.lease == id)
+        {
             self.write_delete(&kv.key);
         }
         self.revision = self.seen();
@@ -96,7 +106,10 @@ impl Model {
     }
 
     pub fn lease_keys(&self, id: i64) -> Vec<Vec<u8>> {
-        let held = self.at(self.revision).into_iter().filter(|kv| id != 0 && kv.lease == id);
+        let held = self
+            .at(self.revision)
+            .into_iter()
+            .filter(|kv| id != 0 && kv.lease == id);
         held.map(|kv| kv.key.to_vec()).collect()
     }
 
@@ -124,13 +137,26 @@ impl Model {
         if revision > self.revision {
             return Err(&error::FUTURE_REV);
         }
-        let upto = if revision == 0 { self.revision } else { revision };
+        let upto = if revision == 0 {
+            self.revision
+        } else {
+            revision
+        };
         let newest = self.newest_to(upto);
-        let live = |row: &&Row| !row.deleted && newest.get(&row.kv.key) == Some(&(row.main, row.sub));
-        let keep: BTreeSet<(i64, i64)> = self.rows.iter().filter(live).map(|row| (row.main, row.sub)).collect();
+        let live =
+            |row: &&Row| !row.deleted && newest.get(&row.kv.key) == Some(&(row.main, row.sub));
+        let keep: BTreeSet<(i64, i64)> = self
+            .rows
+            .iter()
+            .filter(live)
+            .map(|row| (row.main, row.sub))
+            .collect();
         let mut hashed = b"key".to_vec();
         for row in self.rows.iter().filter(|row| row.main <= upto) {
-            if row.main <= self.compacted && !keep.is_empty() && !keep.contains(&(row.main, row.sub)) {
+            if row.main <= self.compacted
+                && !keep.is_empty()
+                && !keep.contains(&(row.main, row.sub))
+            {
                 continue;
             }
             if row.deleted && row.main == self.compacted {
@@ -155,12 +181,22 @@ impl Model {
         };
         let mut kvs = self.within(&request.key, &request.range_end, at);
         let count = kvs.len() as i64;
-        let mut response = pb::RangeResponse { header: header(revision), count, ..Default::default() };
+        let mut response = pb::RangeResponse {
+            header: header(revision),
+            count,
+            ..Default::default()
+        };
         if request.count_only {
             return Ok(response);
         }
-        let filtered = [request.max_mod_revision, request.min_mod_revision, request.max_create_revision, request.min_create_revision];
-        let no_order = request.sort_order == 0 || (request.sort_target == 0 && request.sort_order == 1);
+        let filtered = [
+            request.max_mod_revision,
+            request.min_mod_revision,
+            request.max_create_revision,
+            request.min_create_revision,
+        ];
+        let no_order =
+            request.sort_order == 0 || (request.sort_target == 0 && request.sort_order == 1);
         if request.limit > 0 && no_order && filtered == [0; 4] {
             kvs.truncate(request.limit as usize + 1);
         }
@@ -184,7 +220,11 @@ impl Model {
         if request.keys_only {
             for kv in &mut kvs {
                 kv.value = Bytes::new();
-                kv.lease = if request.sort_target == 4 { kv.lease } else { 0 };
+                kv.lease = if request.sort_target == 4 {
+                    kv.lease
+                } else {
+                    0
+                };
             }
         }
         response.kvs = kvs;
@@ -193,7 +233,11 @@ impl Model {
 
     /// The newest version of each key at or below `at`.
     fn newest_to(&self, at: i64) -> BTreeMap<Bytes, (i64, i64)> {
-        self.rows.iter().filter(|row| row.main <= at).map(|row| (row.kv.key.clone(), (row.main, row.sub))).collect()
+        self.rows
+            .iter()
+            .filter(|row| row.main <= at)
+            .map(|row| (row.kv.key.clone(), (row.main, row.sub)))
+            .collect()
     }
 
     /// All pairs that exist at `at`, in key order.
@@ -227,12 +271,23 @@ impl Model {
     }
 
     fn write(&mut self, deleted: bool, kv: KeyValue) {
-        self.rows.push(Row { main: self.revision + 1, sub: self.sub, deleted, kv });
+        self.rows.push(Row {
+            main: self.revision + 1,
+            sub: self.sub,
+            deleted,
+            kv,
+        });
         self.sub += 1;
     }
 
     fn write_delete(&mut self, key: &Bytes) {
-        self.write(true, KeyValue { key: key.clone(), ..Default::default() });
+        self.write(
+            true,
+            KeyValue {
+                key: key.clone(),
+                ..Default::default()
+            },
+        );
     }
 
     fn check_put(&self, put: &pb::PutRequest) -> Result<(), Refused> {
@@ -257,12 +312,22 @@ impl Model {
         path
     }
 
-    fn check<'a>(&self, txn: &pb::TxnRequest, path: &mut dyn Iterator<Item = &'a bool>) -> Result<(), Refused> {
+    fn check<'a>(
+        &self,
+        txn: &pb::TxnRequest,
+        path: &mut dyn Iterator<Item = &'a bool>,
+    ) -> Result<(), Refused> {
         let taken = *path.next().expect("a branch");
         for op in if taken { &txn.success } else { &txn.failure } {
             match op.request.as_ref().ok_or(&error::KEY_NOT_FOUND)? {
-                Request::RequestRange(range) if range.revision > self.revision => return Err(&error::FUTURE_REV),
-                Request::RequestRange(range) if range.revision != 0 && range.revision < self.compacted => return Err(&error::COMPACTED),
+                Request::RequestRange(range) if range.revision > self.revision => {
+                    return Err(&error::FUTURE_REV);
+                }
+                Request::RequestRange(range)
+                    if range.revision != 0 && range.revision < self.compacted =>
+                {
+                    return Err(&error::COMPACTED);
+                }
                 Request::RequestPut(put) => self.check_put(put)?,
                 Request::RequestTxn(nested) => self.check(nested, path)?,
                 _ => {}
@@ -271,18 +336,32 @@ impl Model {
         Ok(())
     }
 
-    fn execute<'a>(&mut self, txn: &pb::TxnRequest, path: &mut dyn Iterator<Item = &'a bool>) -> Result<pb::TxnResponse, Refused> {
+    fn execute<'a>(
+        &mut self,
+        txn: &pb::TxnRequest,
+        path: &mut dyn Iterator<Item = &'a bool>,
+    ) -> Result<pb::TxnResponse, Refused> {
         let succeeded = *path.next().expect("a branch");
         let mut responses = Vec::new();
-        for op in if succeeded { &txn.success } else { &txn.failure } {
+        for op in if succeeded {
+            &txn.success
+        } else {
+            &txn.failure
+        } {
             let request = op.request.as_ref().expect("checked");
             let response = match request {
                 Request::RequestTxn(nested) => Response::ResponseTxn(self.execute(nested, path)?),
                 _ => self.do_op(request)?,
             };
-            responses.push(pb::ResponseOp { response: Some(response) });
+            responses.push(pb::ResponseOp {
+                response: Some(response),
+            });
         }
-        Ok(pb::TxnResponse { header: header(0), succeeded, responses })
+        Ok(pb::TxnResponse {
+            header: header(0),
+            succeeded,
+            responses,
+        })
     }
 
     fn do_op(&mut self, request: &Request) -> Result<Response, Refused> {
@@ -294,22 +373,45 @@ impl Model {
                     // Deleted earlier in this very transaction: the whole of it is refused.
                     return Err(&error::KEY_NOT_FOUND);
                 }
-                let mut kv = KeyValue { key: put.key.clone(), value: put.value.clone(), lease: put.lease, ..Default::default() };
+                let mut kv = KeyValue {
+                    key: put.key.clone(),
+                    value: put.value.clone(),
+                    lease: put.lease,
+                    ..Default::default()
+                };
                 kv.mod_revision = self.revision + 1;
-                (kv.create_revision, kv.version) = old.as_ref().map_or((kv.mod_revision, 1), |old| (old.create_revision, old.version + 1));
+                (kv.create_revision, kv.version) =
+                    old.as_ref().map_or((kv.mod_revision, 1), |old| {
+                        (old.create_revision, old.version + 1)
+                    });
                 if let Some(old) = &old {
-                    kv.value = if put.ignore_value { old.value.clone() } else { kv.value };
-                    kv.lease = if put.ignore_lease { old.lease } else { kv.lease };
+                    kv.value = if put.ignore_value {
+                        old.value.clone()
+                    } else {
+                        kv.value
+                    };
+                    kv.lease = if put.ignore_lease {
+                        old.lease
+                    } else {
+                        kv.lease
+                    };
                 }
                 self.write(false, kv);
-                Response::ResponsePut(pb::PutResponse { header: header(self.seen()), prev_kv: old.filter(|_| put.prev_kv) })
+                Response::ResponsePut(pb::PutResponse {
+                    header: header(self.seen()),
+                    prev_kv: old.filter(|_| put.prev_kv),
+                })
             }
             Request::RequestDeleteRange(delete) => {
                 let old = self.within(&delete.key, &delete.range_end, self.seen());
                 old.iter().for_each(|kv| self.write_delete(&kv.key));
                 let deleted = old.len() as i64;
                 let prev_kvs = if delete.prev_kv { old } else { Vec::new() };
-                Response::ResponseDeleteRange(pb::DeleteRangeResponse { header: header(self.seen()), deleted, prev_kvs })
+                Response::ResponseDeleteRange(pb::DeleteRangeResponse {
+                    header: header(self.seen()),
+                    deleted,
+                    prev_kvs,
+                })
             }
             Request::RequestTxn(_) => unreachable!("nested transactions are executed elsewhere"),
         })
@@ -327,7 +429,11 @@ impl Model {
 fn agrees(compare: &pb::Compare, kv: &KeyValue) -> bool {
     let (have, want) = match (compare.target, &compare.target_union) {
         (3, union) => {
-            let want = if let Some(TargetUnion::Value(value)) = union { value.clone() } else { Bytes::new() };
+            let want = if let Some(TargetUnion::Value(value)) = union {
+                value.clone()
+            } else {
+                Bytes::new()
+            };
             return relation(compare.result, kv.value.cmp(&want));
         }
         (0, Some(TargetUnion::Version(want))) => (kv.version, *want),
@@ -358,5 +464,8 @@ fn sign(request: &pb::RangeRequest) -> i64 {
 }
 
 fn header(revision: i64) -> Option<pb::ResponseHeader> {
-    Some(pb::ResponseHeader { revision, ..Default::default() })
+    Some(pb::ResponseHeader {
+        revision,
+        ..Default::default()
+    })
 }
