@@ -61,6 +61,8 @@ pub struct Comparison {
     pub quick: bool,
     /// One per case and metric.
     pub rows: Vec<Row>,
+    /// Cores that neither the servers nor the generator used: median and maximum of the runs.
+    pub others_cores: [f64; 2],
     /// Everything that did not go as it should.
     pub notes: Vec<String>,
 }
@@ -149,6 +151,7 @@ pub fn run(settings: &Settings) -> Result<Comparison> {
     let mut run = Run {
         settings,
         samples: BTreeMap::new(),
+        others: Vec::new(),
         notes: Vec::new(),
     };
     if !cases.is_empty() {
@@ -168,6 +171,10 @@ pub fn run(settings: &Settings) -> Result<Comparison> {
         machine: procfs::machine(&settings.dir),
         quick: settings.sizes.keys < Sizes::FULL.keys,
         rows,
+        others_cores: [
+            median(&run.others),
+            run.others.iter().copied().fold(0.0, f64::max),
+        ],
         notes: run.notes,
     })
 }
@@ -184,6 +191,7 @@ fn order(repeat: usize) -> [usize; 2] {
 struct Run<'a> {
     settings: &'a Settings,
     samples: BTreeMap<(&'static str, Metric), [Vec<f64>; 2]>,
+    others: Vec<f64>,
     notes: Vec<String>,
 }
 
@@ -216,6 +224,7 @@ impl Run<'_> {
                         summary(case, &report)
                     ));
                     self.note_errors(case.name, side, &report);
+                    self.others.extend(report.others_cores);
                     for metric in CASE_METRICS {
                         if let Some(value) = metric.of(&report) {
                             self.sample(case.name, metric, side, value);

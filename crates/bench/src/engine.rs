@@ -17,6 +17,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long the answers to what was sent may take after the end of a run.
@@ -101,40 +102,96 @@ pub enum Moment {
 
 /// Runs the plan. `at` is called on this thread at the moments of the run; what it does takes the generator's own CPU, so it should be little.
 pub fn run(plan: Plan, mut at: impl FnMut(Moment)) -> Result<Outcomes> {
-    let threads = plan.threads.clamp(1, plan.loads.len().max(1));
-    let end = Arc::new(AtomicU64::new(Nanos::MAX));
-    let mut go = Vec::new();
-    let (prepared, ready) = mpsc::channel::<Result<()>>();
-    let mut shares: Vec<Vec<(usize, Box<dyn Load>)>> = (0..threads).map(|_| Vec::new()).collect();
-    for (i, load) in plan.loads.into_iter().enumerate() {
-        shares[i % threads].push((i, load));
-    }
-    let warmup = match plan.until {
-        Until::Elapsed { warmup, .. } => warmup.as_nanos() as Nanos,
-        _ => 0,
+    let until = plan.until;
+    let (warmup, measure) = match until {
+        Until::Elapsed { warmup, measure } => (nanos(warmup), nanos(measure)),
+        _ => (0, 0),
     };
-    let mut handles = Vec::new();
+    let end = Arc::new(AtomicU64::new(Nanos::MAX));
+    let threads = start_threads(plan, warmup, &end)?;
+    let start = now() + 5_000_000;
+    if let Until::Elapsed { .. } = until {
+        end.store(start + warmup + measure, Ordering::Release);
+    }
+    for thread in &threads {
+        // A thread that is gone reports why when it is joined.
+        let _ = thread.go.send(start);
+    }
+    sleep_until(start + warmup);
+    at(Moment::Begin);
+    match until {
+        Until::Elapsed { .. } => {
+            sleep_until(start + warmup + measure);
+            at(Moment::End);
+        }
+        Until::Told => end.store(now(), Ordering::Release),
+        Until::Done => {}
+    }
+    let mut outcomes: Option<Outcomes> = None;
+    for thread in threads {
+        let part = thread
+            .handle
+            .join()
+            .map_err(|_| anyhow!("a generator thread panicked"))??;
+        match &mut outcomes {
+            None => outcomes = Some(part),
+            Some(all) => {
+                all.stats.add(&part.stats);
+                all.conflicts += part.conflicts;
+            }
+        }
+    }
+    if until == Until::Done {
+        end.store(now(), Ordering::Release);
+        at(Moment::End);
+    }
+    let mut outcomes = outcomes.context("a run needs at least one connection")?;
+    outcomes.stats.window = Window {
+        start: start + warmup,
+        end: end.load(Ordering::Acquire),
+    };
+    Ok(outcomes)
+}
+
+/// A generator thread that is prepared and waits to be told when to start.
+struct Thread {
+    go: mpsc::Sender<Nanos>,
+    handle: JoinHandle<Result<Outcomes>>,
+}
+
+/// Starts the threads with their shares of the connections, and returns when all are prepared or one could not be. In the latter case the others end, because
+/// nobody is left to tell them when to start.
+fn start_threads(plan: Plan, warmup: Nanos, end: &Arc<AtomicU64>) -> Result<Vec<Thread>> {
+    let count = plan.threads.clamp(1, plan.loads.len().max(1));
+    let mut shares: Vec<Vec<(usize, Box<dyn Load>)>> = (0..count).map(|_| Vec::new()).collect();
+    for (i, load) in plan.loads.into_iter().enumerate() {
+        shares[i % count].push((i, load));
+    }
+    let (prepared, ready) = mpsc::channel::<Result<()>>();
+    let mut threads = Vec::new();
     for (number, share) in shares.into_iter().enumerate() {
-        let (target, open, prepared) = (plan.target.clone(), plan.open.clone(), prepared.clone());
-        let end = end.clone();
-        let (starter, started) = mpsc::channel::<Nanos>();
-        go.push(starter);
-        let mod_revisions = plan.mod_revisions.clone();
-        let worker = std::thread::Builder::new().name(format!("load-{number}"));
-        let handle = worker.spawn(move || -> Result<(Stats, u64)> {
-            let stats = Stats::new(Window {
-                start: 0,
-                end: Nanos::MAX,
-            });
-            let shared = Shared::new(
-                stats,
-                plan.keys,
-                plan.value_bytes,
-                plan.seed + number as u64,
-                mod_revisions,
-            );
-            let worker = Worker::prepare(&target, share, &open, shared);
-            let mut worker = match worker {
+        let (go, started) = mpsc::channel();
+        let (target, open, prepared, end) = (
+            plan.target.clone(),
+            plan.open.clone(),
+            prepared.clone(),
+            end.clone(),
+        );
+        let stats = Stats::new(Window {
+            start: 0,
+            end: Nanos::MAX,
+        });
+        let shared = Shared::new(
+            stats,
+            plan.keys,
+            plan.value_bytes,
+            plan.seed + number as u64,
+            plan.mod_revisions.clone(),
+        );
+        let until_done = plan.until == Until::Done;
+        let rate = plan.rate;
+        let work = move || -> Result<Outcomes> {
+            let mut worker = match Worker::prepare(&target, share, &open, shared) {
                 Ok(worker) => worker,
                 Err(error) => {
                     let _ = prepared.send(Err(error));
@@ -142,74 +199,31 @@ pub fn run(plan: Plan, mut at: impl FnMut(Moment)) -> Result<Outcomes> {
                 }
             };
             let _ = prepared.send(Ok(()));
-            // If another thread could not prepare, nobody says when to start.
             let start = started.recv().context("the run was given up")?;
             worker.shared.stats = Stats::new(Window {
                 start: start + warmup,
                 end: Nanos::MAX,
             });
-            worker.schedule = plan
-                .rate
-                .map(|rate| Schedule::new(start, rate, number as u64, threads as u64));
-            worker.run(start, &end, plan.until == Until::Done)
-        });
-        handles.push(handle.context("cannot start a thread")?);
+            worker.schedule =
+                rate.map(|rate| Schedule::new(start, rate, number as u64, count as u64));
+            worker.run(start, &end, until_done)
+        };
+        let handle = std::thread::Builder::new()
+            .name(format!("load-{number}"))
+            .spawn(work)
+            .context("cannot start a thread")?;
+        threads.push(Thread { go, handle });
     }
-    drop(prepared);
-    for _ in 0..threads {
+    for _ in 0..count {
         ready
             .recv_timeout(PREPARE)
             .map_err(|_| anyhow!("connections were not ready within {} s", PREPARE.as_secs()))??;
     }
-    let start = now() + 5_000_000;
-    if let Until::Elapsed { measure, .. } = plan.until {
-        end.store(
-            start + warmup + measure.as_nanos() as Nanos,
-            Ordering::Release,
-        );
-    }
-    for starter in go {
-        // A thread that is gone reports why when it is joined.
-        let _ = starter.send(start);
-    }
-    sleep_until(start + warmup);
-    at(Moment::Begin);
-    let measured_from = if warmup == 0 {
-        start
-    } else {
-        now().min(start + warmup)
-    };
-    match plan.until {
-        Until::Elapsed { .. } => {
-            sleep_until(end.load(Ordering::Acquire));
-            at(Moment::End);
-        }
-        Until::Told => end.store(now(), Ordering::Release),
-        Until::Done => {}
-    }
-    let mut sum: Option<(Stats, u64)> = None;
-    for handle in handles {
-        let (stats, conflicts) = handle
-            .join()
-            .map_err(|_| anyhow!("a generator thread panicked"))??;
-        match &mut sum {
-            None => sum = Some((stats, conflicts)),
-            Some((all, more)) => {
-                all.add(&stats);
-                *more += conflicts;
-            }
-        }
-    }
-    if plan.until == Until::Done {
-        end.store(now(), Ordering::Release);
-        at(Moment::End);
-    }
-    let (mut stats, conflicts) = sum.expect("at least one thread ran");
-    stats.window = Window {
-        start: measured_from,
-        end: end.load(Ordering::Acquire),
-    };
-    Ok(Outcomes { stats, conflicts })
+    Ok(threads)
+}
+
+fn nanos(duration: Duration) -> Nanos {
+    duration.as_nanos() as Nanos
 }
 
 fn sleep_until(at: Nanos) {
@@ -333,7 +347,7 @@ impl Worker {
         }
     }
 
-    fn run(mut self, start: Nanos, end: &AtomicU64, until_done: bool) -> Result<(Stats, u64)> {
+    fn run(mut self, start: Nanos, end: &AtomicU64, until_done: bool) -> Result<Outcomes> {
         sleep_until(start);
         self.shared.now = now();
         for peer in &mut self.peers {
@@ -359,7 +373,10 @@ impl Worker {
             peer.load.abandon(&mut self.shared);
         }
         self.shared.stats.close();
-        Ok((self.shared.stats, self.shared.conflicts))
+        Ok(Outcomes {
+            stats: self.shared.stats,
+            conflicts: self.shared.conflicts,
+        })
     }
 
     /// Sends what the schedule wants by `at` and returns when the next is due.

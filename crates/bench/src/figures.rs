@@ -154,7 +154,7 @@ pub const MILLION: [(&str, &str, &[Bar]); 3] = [
     ("restart", "restart with those", &[(Metric::Restart, 0.5)]),
     (
         "compaction",
-        "compaction of 1 million dead revisions under 500 put/s",
+        "compacting 1 million revisions under 500 put/s",
         &[(Metric::Stall, 1.0 / 3.0)],
     ),
 ];

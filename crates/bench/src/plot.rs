@@ -7,8 +7,8 @@ use crate::figures::Better;
 use crate::report::number;
 use std::fmt::Write;
 
-const WIDTH: f64 = 860.0;
-const LABELS: f64 = 330.0;
+const WIDTH: f64 = 880.0;
+const LABELS: f64 = 350.0;
 const VALUES: f64 = 170.0;
 const ROW: f64 = 34.0;
 const TOP: f64 = 64.0;
@@ -53,6 +53,17 @@ pub fn svg(comparison: &Comparison) -> String {
         comparison.machine
     );
     text(&mut out, "small", 16.0, height - 12.0, "start", &caption);
+    if rows.iter().any(|r| r.bar.is_some()) {
+        let x = WIDTH - 16.0;
+        text(
+            &mut out,
+            "small",
+            x,
+            height - 12.0,
+            "end",
+            "upright mark: the bar to reach",
+        );
+    }
     out.push_str("</svg>\n");
     out
 }
@@ -167,7 +178,7 @@ fn bar(out: &mut String, scale: &Scale, row: &Row, y: f64) {
         right,
         y + 13.0,
         "start",
-        &format!("{gain_b:.1}x"),
+        &format!("{gain_b:.2}x"),
     );
     text(
         out,

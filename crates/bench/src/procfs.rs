@@ -41,6 +41,29 @@ pub fn usage(pids: &[u32]) -> Result<Usage> {
     Ok(sum)
 }
 
+/// CPU time that all processes of the machine used so far, and what the hypervisor took, seconds. 0 where it cannot be read.
+pub fn machine_cpu_s() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    busy_ticks(&stat).unwrap_or(0) as f64 / ticks_per_second()
+}
+
+/// user, nice, system, irq, softirq and steal of the first line of `/proc/stat`; not idle and iowait.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()?
+        .split_ascii_whitespace()
+        .skip(1)
+        .map_while(|f| f.parse().ok())
+        .collect();
+    Some(
+        [0, 1, 2, 5, 6, 7]
+            .iter()
+            .filter_map(|&i| ticks.get(i))
+            .sum(),
+    )
+}
+
 /// CPU time of this process, seconds.
 pub fn own_cpu_s() -> f64 {
     usage(&[std::process::id()]).map_or(0.0, |u| u.cpu_s)
@@ -107,6 +130,14 @@ mod tests {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 70 30 5 6 20 0 9 0 100 1000 10";
         assert_eq!(cpu_ticks(stat), Some(100));
         assert_eq!(cpu_ticks("42 (x) S 1"), None);
+    }
+
+    #[test]
+    fn idle_time_is_not_counted_as_use() {
+        assert_eq!(
+            busy_ticks("cpu  10 20 30 4000 500 6 7 8 0 0\ncpu0 1 1 1"),
+            Some(81)
+        );
     }
 
     #[test]

@@ -86,6 +86,13 @@ pub fn text(report: &Report) -> String {
             &format!("{:.2} us per {unit}", report.generator_cpu_us_per_op),
         );
     }
+    if let Some(others) = report.others_cores.filter(|cores| *cores > 0.2) {
+        line(
+            &mut out,
+            "disturbed by",
+            &format!("other processes on {others:.2} cores"),
+        );
+    }
     for (code, failure) in &report.errors {
         line(
             &mut out,

@@ -43,6 +43,11 @@ pub fn text(comparison: &Comparison) -> String {
             bars.len()
         );
     }
+    let [usual, most] = comparison.others_cores;
+    let _ = writeln!(
+        out,
+        "other processes used {usual:.2} cores meanwhile (at most {most:.2}); ratios are medians of pairs because of that"
+    );
     for note in &comparison.notes {
         let _ = writeln!(out, "note: {note}");
     }
@@ -160,6 +165,7 @@ pub(crate) mod tests {
                     Some(0.5),
                 ),
             ],
+            others_cores: [0.1, 0.5],
             notes: vec!["etcd 3.5: put: 3 x UNAVAILABLE: no leader".into()],
         }
     }

@@ -181,6 +181,8 @@ pub struct Report {
     pub server_memory: Option<Usage>,
     /// The server's memory before the connections were made.
     pub server_memory_before: Option<Usage>,
+    /// Cores taken meanwhile by processes that are neither the server nor the generator. Above a few tenths, the numbers say more about them.
+    pub others_cores: Option<f64>,
     /// The generator's own CPU per operation (per event under watchers), us.
     pub generator_cpu_us_per_op: f64,
 }
@@ -249,9 +251,14 @@ pub fn fill(options: &Options) -> Result<Report> {
 pub fn measure(plan: Plan, pids: &[u32]) -> Result<Report> {
     let mut samples = Vec::new();
     let outcomes = engine::run(plan, |_: Moment| {
-        samples.push((procfs::usage(pids), procfs::own_cpu_s()))
+        samples.push((
+            procfs::usage(pids),
+            [procfs::own_cpu_s(), procfs::machine_cpu_s()],
+        ))
     })?;
-    let own = samples.last().map_or(0.0, |s| s.1) - samples.first().map_or(0.0, |s| s.1);
+    let passed =
+        |i: usize| samples.last().map_or(0.0, |s| s.1[i]) - samples.first().map_or(0.0, |s| s.1[i]);
+    let (own, all) = (passed(0), passed(1));
     let mut usages = Vec::new();
     for (usage, _) in samples {
         usages.push(usage?);
@@ -262,6 +269,7 @@ pub fn measure(plan: Plan, pids: &[u32]) -> Result<Report> {
     if let (false, [first, .., last]) = (pids.is_empty(), &usages[..]) {
         let cpu = last.cpu_s - first.cpu_s;
         report.server_cpu_s = Some(cpu);
+        report.others_cores = Some(((all - cpu - own) / report.seconds.max(1e-3)).max(0.0));
         report.server_cpu_us_per_op = Some(cpu * 1e6 / units);
         report.server_memory = Some(*last);
     }
