@@ -1,11 +1,24 @@
-//! replica
+//! What one member decides: a deterministic state machine around raft, and the workers that bind it to storage and state.
+//!
+//! Time, randomness and the results of I/O come in as [`Input`]s; everything the member wants done goes out as [`Effect`]s.
+//! This crate never opens a socket, starts a thread, reads a clock or rolls a dice of its own, so the server runs it on
+//! threads and the simulator runs whole clusters of it in one thread, under a seed.
+//!
+//! Start with [`Replica::step`], then [`workers`] for what its effects lead to, [`boot`] for how a member comes to life, and
+//! [`watch`] for who is told of which change.
 #![forbid(unsafe_code)]
 
+pub mod boot;
+pub mod duties;
+pub mod ids;
+mod pending;
+pub mod ports;
+mod raft_core;
+mod raft_log;
+mod reads;
+mod step;
 pub mod watch;
+pub mod workers;
 
-/// The time as the edge read it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Now {
-    /// Microseconds of a clock that never goes back; its zero has no meaning.
-    pub monotonic_us: u64,
-}
+pub use ports::{Effect, Input, MemberId, Now, Ports, Reply, Request, Ticket};
+pub use step::{Config, Replica, Status};

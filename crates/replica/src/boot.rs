@@ -1,0 +1,214 @@
+//! How a member comes to life: from an empty directory, or from what a former life left behind.
+//!
+//! ```text
+//! catalog (applied index, tables, ends of segments) --> State
+//! write-ahead log (hard state, entries)             --> RaftCore, which hands everything committed after the applied
+//!                                                       index to the apply worker again
+//! ```
+//! A new member of a new cluster writes one configuration entry per initial member into its own log, the same on all of
+//! them, and counts them as committed: that is how etcd bootstraps, and it makes the membership part of the log.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proto::raftpb;
+use prost::Message as _;
+use state::membership::{ChangeContext, Member};
+use state::{Params as StateParams, State};
+use storage::catalog::Catalog;
+use storage::disk::Disk;
+use storage::fault::{Fault, FaultKind};
+use storage::segments::SegmentsOptions;
+use storage::wal::{self, Batch, Identity, Wal};
+
+use crate::duties::Duties;
+use crate::ids::RequestIds;
+use crate::raft_core::{CoreConfig, RaftCore, conf_state_in, entry_in, hard_state_in};
+use crate::raft_log::RaftLog;
+use crate::step::{Config, Replica};
+use crate::workers::{ApplyWorker, LogWorker, StoreWorker};
+
+/// What a member must be told to start.
+#[derive(Clone)]
+pub struct Params {
+    /// Directory of the write-ahead log.
+    pub wal_dir: PathBuf,
+    /// Directory of segments and catalog.
+    pub store_dir: PathBuf,
+    /// Who the member is in a new cluster. A directory that belongs to another is refused.
+    pub identity: Identity,
+    /// Members of a new cluster, this one among them. Ignored when the directory holds a member already.
+    pub initial_members: Vec<Member>,
+    pub config: Config,
+    pub state: StateParams,
+    pub wal: wal::Options,
+    pub segments: SegmentsOptions,
+    /// Unix time in milliseconds; later than at any start before.
+    pub wall_ms: u64,
+}
+
+/// A member, ready to be driven.
+pub struct Booted {
+    pub replica: Replica,
+    pub log: LogWorker,
+    pub apply: ApplyWorker,
+    pub store: StoreWorker,
+    pub ids: Arc<RequestIds>,
+    /// Whether the directory was new.
+    pub is_new: bool,
+}
+
+/// Opens or creates the member in its directories.
+///
+/// # Errors
+/// Whatever makes the member unable to start, with what to do about it: damage, a foreign identity, a full disk, a log
+/// and a store that do not belong together.
+pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
+    let is_new = !Wal::exists(&*disk, &params.wal_dir)?;
+    let (catalog, recovered) = Catalog::open(disk.clone(), &params.store_dir)?;
+    if is_new && recovered.is_some() {
+        return Err(Fault::gap(
+            format_args!("write-ahead log {}", params.wal_dir.display()),
+            "the store beside it holds a member's data, but there is no log",
+        ));
+    }
+    let (wal, log) = open_log(&disk, &params, is_new)?;
+    let state = match recovered {
+        Some(recovered) => State::open(params.state.clone(), recovered, disk, &params.store_dir, params.segments)?,
+        None => State::create(params.state.clone(), disk, &params.store_dir, params.segments)?,
+    };
+    let core = start_raft(&params, &state, log)?;
+    let ids = Arc::new(RequestIds::new(params.config.member, params.wall_ms));
+    let duties = start_duties(&params, &state);
+    let view = state.view();
+    let mut replica =
+        Replica::new(params.config, core, duties, ids.clone(), state.applied().0, view.revision());
+    replica.campaign_if_alone();
+    Ok(Booted {
+        replica,
+        log: LogWorker::new(wal),
+        apply: ApplyWorker::new(state),
+        store: StoreWorker::new(catalog),
+        ids,
+        is_new,
+    })
+}
+
+fn open_log(disk: &Arc<dyn Disk>, params: &Params, is_new: bool) -> Result<(Wal, wal::Recovered), Fault> {
+    if is_new {
+        let wal = Wal::create(disk.clone(), &params.wal_dir, params.wal.clone(), params.identity)?;
+        drop(wal);
+    }
+    let (mut wal, mut recovered) = Wal::open(disk.clone(), &params.wal_dir, params.wal.clone())?;
+    if recovered.identity != params.identity {
+        let (found, expected) = (recovered.identity, params.identity);
+        return Err(Fault::new(
+            FaultKind::Identity,
+            format!(
+                "write-ahead log {}: belongs to member {:x} of cluster {:x}, but this is member {:x} of cluster {:x}. Start it \
+                 with the settings it was created with, or give it another data directory.",
+                params.wal_dir.display(),
+                found.member_id,
+                found.cluster_id,
+                expected.member_id,
+                expected.cluster_id
+            ),
+        ));
+    }
+    // A crash between creating the log and this write leaves an empty log: the bootstrap is simply done again.
+    if recovered.last_index == 0 && recovered.hard_state.term() == 0 {
+        let (hard_state, entries) = bootstrap(&params.initial_members);
+        wal.append(&Batch { hard_state: Some(&hard_state), entries: &entries, sync: true, ..Batch::default() })?;
+        recovered.last_index = entries.len() as u64;
+        recovered.hard_state = hard_state;
+        recovered.entries = entries;
+    }
+    Ok((wal, recovered))
+}
+
+/// The first entries of a new cluster: one configuration change per member, by ascending id, in term 1 and committed.
+/// Source: upstream `server/etcdserver/bootstrap.go`, raft `RawNode.Bootstrap`.
+fn bootstrap(members: &[Member]) -> (raftpb::HardState, Vec<raftpb::Entry>) {
+    let mut members = members.to_vec();
+    members.sort_by_key(|member| member.id);
+    let entries: Vec<_> = members.into_iter().zip(1..).map(|(member, index)| bootstrap_entry(member, index)).collect();
+    let hard_state =
+        raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(entries.len() as u64) };
+    (hard_state, entries)
+}
+
+fn bootstrap_entry(member: Member, index: u64) -> raftpb::Entry {
+    let node_id = Some(member.id);
+    let context = ChangeContext { member, is_promote: false }.to_json();
+    let change = raftpb::ConfChange {
+        r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
+        node_id,
+        context: Some(context.into()),
+        ..Default::default()
+    };
+    raftpb::Entry {
+        r#type: Some(raftpb::EntryType::EntryConfChange as i32),
+        term: Some(1),
+        index: Some(index),
+        data: Some(change.encode_to_vec().into()),
+    }
+}
+
+/// Raft, standing where the state stands. The log in memory begins with the first entry that is left on disk; the entry
+/// before it is known by its term alone.
+fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<RaftCore, Fault> {
+    let (applied, applied_term) = state.applied();
+    if log.last_index < applied {
+        return Err(Fault::gap(
+            format_args!("write-ahead log {}", params.wal_dir.display()),
+            format_args!("it ends at entry {}, but the store has applied entry {applied}", log.last_index),
+        ));
+    }
+    let mut entries: Vec<_> = log.entries.iter().map(entry_in).collect();
+    let base = match entries.first() {
+        None => (applied, applied_term),
+        Some(first) if first.index == 1 => (0, 0),
+        Some(first) if first.index == applied + 1 => (applied, applied_term),
+        Some(first) if first.index <= applied => {
+            let base = (first.index, first.term);
+            entries.remove(0);
+            base
+        }
+        Some(first) => {
+            return Err(Fault::gap(
+                format_args!("write-ahead log {}", params.wal_dir.display()),
+                format_args!("it begins with entry {}, but the store has applied only entry {applied}", first.index),
+            ));
+        }
+    };
+    let mut hard_state = hard_state_in(&log.hard_state);
+    // A commit index alone is not synced; whatever was applied was committed.
+    hard_state.commit = hard_state.commit.max(applied);
+    let conf_state = conf_state_in(&state.view().members().conf_state());
+    let config = CoreConfig {
+        id: params.config.member.0,
+        election_ticks: usize::try_from(params.config.election_ticks).expect("election ticks are few"),
+        heartbeat_ticks: 1,
+        pre_vote: params.config.pre_vote,
+        applied,
+        seed: params.config.seed,
+    };
+    let log = RaftLog::new(hard_state, conf_state, base, entries);
+    RaftCore::new(&config, log).map_err(|why| {
+        Fault::new(FaultKind::Corrupted, format!("raft refuses what was recovered: {why}. Restore this member from a snapshot."))
+    })
+}
+
+fn start_duties(params: &Params, state: &State) -> Duties {
+    let view = state.view();
+    let config = params.config.duties.clone();
+    let published = view
+        .members()
+        .get(config.member.0)
+        .is_some_and(|member| member.name == config.name && member.client_urls == config.client_urls);
+    let mut duties = Duties::new(config, view.cluster_version().version.is_some(), published);
+    for (id, lease) in view.leases().all() {
+        duties.lease_known(id, lease.ttl_s, lease.remaining_s);
+    }
+    duties
+}

@@ -1,0 +1,185 @@
+//! What a member does of its own accord, as requests that go through the log like everybody else's.
+//!
+//! The leader expires leases, compacts history and sets the cluster's version; every member publishes its name and
+//! addresses and reports that its quota is exceeded. Duties listen to facts, look at the time they are given, and propose.
+//! They never change state directly, and nothing that follows from a duty of a deposed leader can take effect: its
+//! requests are dropped unless they enter its own log at once.
+
+mod compactor;
+mod leases;
+
+use proto::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, InternalRaftRequest, LeaseRevokeRequest};
+use proto::etcdserverpb::alarm_request::AlarmAction;
+use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use state::Fact;
+
+pub use compactor::AutoCompaction;
+use compactor::Compactor;
+use leases::Leases;
+
+use crate::{MemberId, Now};
+
+/// How often a request of a duty is repeated while it has not become true.
+const REPEAT_US: u64 = 5_000_000;
+
+/// What a member's duties depend on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub member: MemberId,
+    /// What this member publishes about itself.
+    pub name: String,
+    pub client_urls: Vec<String>,
+    /// The version that the cluster is raised to when it has none, as `X.Y.0`.
+    pub cluster_version: String,
+    /// Length of an election timeout; leases are extended by it when a leader takes over.
+    pub election_us: u64,
+    pub auto_compaction: AutoCompaction,
+}
+
+/// A request, and whether only a leader may make it.
+#[derive(Debug)]
+pub struct Proposal {
+    pub request: InternalRaftRequest,
+    pub leader_only: bool,
+}
+
+/// The clocks and notes behind the duties of one member.
+#[derive(Debug)]
+pub struct Duties {
+    config: Config,
+    is_leader: bool,
+    leases: Leases,
+    compactor: Compactor,
+    cluster_version_known: bool,
+    published: bool,
+    no_space_to_report: bool,
+    /// When publishing and versioning were last asked for.
+    asked_us: Option<u64>,
+}
+
+impl Duties {
+    /// `published` tells whether the replicated state already has this member's name and addresses as configured.
+    pub fn new(config: Config, cluster_version_known: bool, published: bool) -> Self {
+        Duties {
+            is_leader: false,
+            leases: Leases::new(config.election_us),
+            compactor: Compactor::new(config.auto_compaction),
+            cluster_version_known,
+            published,
+            no_space_to_report: false,
+            asked_us: None,
+            config,
+        }
+    }
+
+    /// A lease that the state already had when this member started.
+    pub fn lease_known(&mut self, id: i64, ttl_s: i64, remaining_s: i64) {
+        self.leases.known(id, ttl_s, remaining_s);
+    }
+
+    /// Takes note of what has become true.
+    pub fn observe(&mut self, now: Now, fact: &Fact) {
+        match fact {
+            Fact::LeaseGranted { id, ttl_s } => self.leases.granted(now, *id, *ttl_s),
+            Fact::LeaseRevoked { id } => self.leases.revoked(*id),
+            Fact::LeaseCheckpointed { id, remaining_s } => self.leases.checkpointed(*id, *remaining_s),
+            Fact::ClusterVersionSet(_) => self.cluster_version_known = true,
+            Fact::MemberAttributesSet(member) if member.id == self.config.member.0 => {
+                self.published = member.name == self.config.name && member.client_urls == self.config.client_urls;
+            }
+            Fact::QuotaExceeded => self.no_space_to_report = true,
+            _ => {}
+        }
+    }
+
+    /// The leadership came or went.
+    pub fn leadership(&mut self, now: Now, is_leader: bool) {
+        self.is_leader = is_leader;
+        if is_leader {
+            self.leases.promote(now);
+            self.compactor.resume(now);
+        } else {
+            self.leases.demote();
+            self.compactor.pause();
+        }
+        self.asked_us = None;
+    }
+
+    /// What is due now. `revision` is the newest applied one.
+    pub fn tick(&mut self, now: Now, revision: i64) -> Vec<Proposal> {
+        let mut due = Vec::new();
+        if self.asked_us.is_none_or(|asked| now.monotonic_us >= asked + REPEAT_US) {
+            self.introduce(now, &mut due);
+        }
+        if std::mem::take(&mut self.no_space_to_report) {
+            due.push(Proposal { request: self.no_space(), leader_only: false });
+        }
+        if self.is_leader {
+            due.extend(self.leases.expired(now).into_iter().map(|id| Proposal {
+                request: InternalRaftRequest { lease_revoke: Some(LeaseRevokeRequest { id }), ..Default::default() },
+                leader_only: true,
+            }));
+            due.extend(self.compactor.tick(now, revision).map(|revision| Proposal {
+                request: InternalRaftRequest {
+                    compaction: Some(CompactionRequest { revision, physical: false }),
+                    ..Default::default()
+                },
+                leader_only: true,
+            }));
+        }
+        due
+    }
+
+    /// Starts the lease's time anew; its TTL in seconds, or `None` when it is gone or its time is up.
+    pub fn lease_renew(&mut self, now: Now, id: i64) -> Option<i64> {
+        self.leases.renew(now, id)
+    }
+
+    /// Granted and remaining seconds.
+    pub fn lease_time(&self, now: Now, id: i64) -> Option<(i64, i64)> {
+        self.leases.time(now, id)
+    }
+
+    /// Publishes this member, and as leader gives a cluster without a version its first one.
+    fn introduce(&mut self, now: Now, due: &mut Vec<Proposal>) {
+        if !self.published {
+            due.push(Proposal { request: self.attributes(), leader_only: false });
+            self.asked_us = Some(now.monotonic_us);
+        }
+        if self.is_leader && !self.cluster_version_known {
+            due.push(Proposal { request: self.version(), leader_only: true });
+            self.asked_us = Some(now.monotonic_us);
+        }
+    }
+
+    fn attributes(&self) -> InternalRaftRequest {
+        InternalRaftRequest {
+            cluster_member_attr_set: Some(ClusterMemberAttrSetRequest {
+                member_id: self.config.member.0,
+                member_attributes: Some(Attributes {
+                    name: self.config.name.clone(),
+                    client_urls: self.config.client_urls.clone(),
+                }),
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn version(&self) -> InternalRaftRequest {
+        InternalRaftRequest {
+            cluster_version_set: Some(ClusterVersionSetRequest { ver: self.config.cluster_version.clone() }),
+            ..Default::default()
+        }
+    }
+
+    fn no_space(&self) -> InternalRaftRequest {
+        InternalRaftRequest {
+            alarm: Some(AlarmRequest {
+                action: AlarmAction::Activate as i32,
+                member_id: self.config.member.0,
+                alarm: AlarmType::Nospace as i32,
+            }),
+            ..Default::default()
+        }
+    }
+}

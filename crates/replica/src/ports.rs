@@ -1,0 +1,105 @@
+//! The border between a member and the world: what comes in, what goes out, and the one trait that carries effects out.
+//!
+//! Order is promised only within one channel. Two rules depend on it and both sides of the border keep them:
+//! a worker hands its completion to the replica *before* the messages that it was holding back leave the member, and
+//! completions of one worker arrive in the order in which its jobs were given.
+
+use proto::error::RpcError;
+use proto::raftpb;
+use state::Applied;
+use storage::fault::Fault;
+use storage::wal::Marker;
+
+use crate::workers::{ApplyDone, ApplyJob, LogJob};
+
+/// A member of the cluster, by the id that etcd derives from its peer URLs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberId(pub u64);
+
+/// A call that waits for an answer. Whoever issues tickets never reuses one while its answer is outstanding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// The time as the edge read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now {
+    /// Microseconds of a clock that never goes back; its zero has no meaning.
+    pub monotonic_us: u64,
+}
+
+/// What a client may ask of this member; the edge has decoded and validated it.
+#[derive(Debug)]
+pub enum Request {
+    /// Put `data`, an encoded `InternalRaftRequest` whose header carries `id`, into the log. Answered with
+    /// [`Reply::Applied`] once this member has applied it.
+    Propose { id: u64, data: Vec<u8> },
+    /// Add, remove or update a member. Answered with [`Reply::Applied`].
+    ChangeMembers { change: raftpb::ConfChange },
+    /// Answered with [`Reply::ReadReady`] when the published view holds everything that was committed when the question came.
+    ReadBarrier,
+    /// Keep a lease alive. Only the leader's clock counts.
+    LeaseRenew { id: i64 },
+    /// How long a lease still has. Only the leader's clock counts.
+    LeaseTimeToLive { id: i64 },
+    /// Hand the leadership to another voter; answered when it has moved.
+    MoveLeader { target: MemberId },
+}
+
+/// An answer to a [`Request`].
+#[derive(Debug)]
+pub enum Reply {
+    /// The entry was applied; a rejection by the replicated state is inside.
+    Applied(Box<Applied>),
+    /// The view published now may be read.
+    ReadReady,
+    /// The granted time to live in seconds, or `None` for a lease that does not exist or has expired.
+    LeaseRenewed { ttl_s: Option<i64> },
+    /// Granted and remaining seconds, or `None` for a lease that does not exist.
+    LeaseTime { time: Option<(i64, i64)> },
+    /// The leadership has moved.
+    LeaderMoved,
+}
+
+/// Everything that can happen to a member.
+#[derive(Debug)]
+pub enum Input {
+    /// One heartbeat interval has passed.
+    Tick,
+    /// A client asks.
+    Client(Ticket, Request),
+    /// Another member sent this.
+    Peer(Box<raftpb::Message>),
+    /// Messages to this member can't be delivered at the moment.
+    PeerUnreachable(MemberId),
+    /// The log worker has made everything up to this ready number durable.
+    Persisted { number: u64 },
+    /// The apply worker has applied a batch.
+    Applied(ApplyDone),
+    /// A checkpoint is durable: the log before it may be cut.
+    Checkpointed(Marker),
+}
+
+/// Everything that a member wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Make durable, then report [`Input::Persisted`], then let the job's messages leave.
+    Persist(LogJob),
+    /// Apply in order, publish, answer, then report [`Input::Applied`].
+    Apply(ApplyJob),
+    /// Deliver to a peer, or drop.
+    Send(MemberId, Box<raftpb::Message>),
+    /// Answer a client. An error here is *unavailable*: this member, now.
+    Reply(Ticket, Result<Reply, &'static RpcError>),
+    /// The raft status changed; readers of it see the new one from now on.
+    Status(crate::Status),
+    /// Write a checkpoint of the applied state in the background, then report [`Input::Checkpointed`].
+    Checkpoint,
+    /// This member can't go on.
+    Stop(Fault),
+}
+
+/// Where effects go. The server implements it with channels, the simulator with its event queue.
+pub trait Ports {
+    /// Carries out one effect. Must not block on the member that called it.
+    fn perform(&mut self, effect: Effect);
+}

@@ -1,0 +1,413 @@
+//! The consensus algorithm behind one door: raft-rs inside, etcd's own raft types outside.
+//!
+//! Two gaps of the library are closed here. Its election timeouts come from the thread's random generator, which no seed
+//! can replay, so every draw is replaced by one of ours. Its numbers for configuration changes differ from etcd's
+//! (`AddLearnerNode` is 2 there and 3 here, `UpdateNode` is unknown there), so changes are proposed as etcd's bytes and
+//! translated when applied. Its additions to the wire (priority, snapshot requests) are never used: they collide with
+//! fields that etcd gave another meaning.
+//!
+//! Another implementation may replace the library without touching any other module.
+
+use bytes::Bytes;
+use proto::raftpb;
+use raft::eraftpb;
+use raft::{RawNode, StateRole};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::raft_log::RaftLog;
+
+/// What the core is told once.
+#[derive(Clone, Debug)]
+pub(crate) struct CoreConfig {
+    pub id: u64,
+    pub election_ticks: usize,
+    pub heartbeat_ticks: usize,
+    pub pre_vote: bool,
+    /// The last index that the state had applied when this member started.
+    pub applied: u64,
+    pub seed: u64,
+}
+
+/// What the core wants done now. Everything in it belongs together.
+#[derive(Debug, Default)]
+pub(crate) struct Ready {
+    pub number: u64,
+    pub must_sync: bool,
+    pub entries: Vec<raftpb::Entry>,
+    pub hard_state: Option<raftpb::HardState>,
+    pub committed: Vec<raftpb::Entry>,
+    /// May leave at once: a leader replicates while its own disk writes (raft thesis 10.2.1).
+    pub messages: Vec<raftpb::Message>,
+    /// May leave only when everything up to `number` is durable.
+    pub messages_durable: Vec<raftpb::Message>,
+    /// Read rounds that came back: context and the index to wait for.
+    pub reads: Vec<(Bytes, u64)>,
+}
+
+/// Where the core stands, for status and duties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub term: u64,
+    pub leader: u64,
+    pub is_leader: bool,
+    pub committed: u64,
+    pub last: u64,
+    pub is_learner: bool,
+    /// This member is the only voter, so nobody else can commit anything.
+    pub is_sole_voter: bool,
+}
+
+pub(crate) struct RaftCore {
+    node: RawNode<RaftLog>,
+    seed: u64,
+    election_ticks: usize,
+    drawn_for: Option<(u64, u64)>,
+    timeout_drawn: usize,
+}
+
+impl RaftCore {
+    pub fn new(config: &CoreConfig, log: RaftLog) -> Result<Self, raft::Error> {
+        let library = raft::Config {
+            id: config.id,
+            election_tick: config.election_ticks,
+            heartbeat_tick: config.heartbeat_ticks,
+            applied: config.applied,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 512,
+            check_quorum: true,
+            pre_vote: config.pre_vote,
+            max_committed_size_per_ready: 16 << 20,
+            ..raft::Config::default()
+        };
+        let silent = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&library, log, &silent)?;
+        let mut core = RaftCore {
+            node,
+            seed: config.seed,
+            election_ticks: config.election_ticks,
+            drawn_for: None,
+            timeout_drawn: 0,
+        };
+        core.redraw_timeout();
+        Ok(core)
+    }
+
+    pub fn tick(&mut self) {
+        self.node.tick();
+        self.redraw_timeout();
+    }
+
+    /// Starts an election without waiting for a timeout.
+    pub fn campaign(&mut self) {
+        // A member that may not be elected (a learner, or with changes still to apply) stays what it is.
+        let _ = self.node.campaign();
+        self.redraw_timeout();
+    }
+
+    /// False when there is no leader to take it or the leader is busy handing over.
+    pub fn propose(&mut self, data: Vec<u8>) -> bool {
+        self.node.propose(Vec::new(), data).is_ok()
+    }
+
+    /// Proposes a membership change in etcd's encoding.
+    pub fn propose_change(&mut self, data: Vec<u8>) -> bool {
+        let mut entry = eraftpb::Entry::default();
+        entry.set_entry_type(eraftpb::EntryType::EntryConfChange);
+        entry.data = data.into();
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(eraftpb::MessageType::MsgPropose);
+        message.from = self.node.raft.id;
+        message.entries = vec![entry].into();
+        self.node.raft.step(message).is_ok()
+    }
+
+    pub fn read_index(&mut self, context: Vec<u8>) {
+        self.node.read_index(context);
+    }
+
+    /// Takes a message of a peer. Messages that only a member may tell itself are dropped, as are those for another member.
+    pub fn receive(&mut self, message: &raftpb::Message) {
+        let Some(message) = message_in(message) else { return };
+        if raft::raw_node::is_local_msg(message.get_msg_type()) || message.to != self.node.raft.id {
+            return;
+        }
+        // Refused messages (unknown sender, stale term) are part of the protocol; there is nobody to tell.
+        let _ = self.node.step(message);
+        self.redraw_timeout();
+    }
+
+    pub fn report_unreachable(&mut self, peer: u64) {
+        self.node.report_unreachable(peer);
+    }
+
+    pub fn transfer_leader(&mut self, target: u64) {
+        self.node.transfer_leader(target);
+    }
+
+    /// The next bundle of work, or `None` when there is none.
+    pub fn ready(&mut self) -> Option<Ready> {
+        if !self.node.has_ready() {
+            return None;
+        }
+        let mut rd = self.node.ready();
+        let entries = rd.take_entries();
+        let ready = Ready {
+            number: rd.number(),
+            must_sync: rd.must_sync(),
+            hard_state: rd.hs().map(hard_state_out),
+            committed: rd.take_committed_entries().iter().map(entry_out).collect(),
+            messages: rd.take_messages().iter().map(message_out).collect(),
+            messages_durable: rd.take_persisted_messages().iter().map(message_out).collect(),
+            reads: rd.take_read_states().into_iter().map(|r| (r.request_ctx.into(), r.index)).collect(),
+            entries: entries.iter().map(entry_out).collect(),
+        };
+        self.node.mut_store().append(&entries);
+        self.node.advance_append_async(rd);
+        Some(ready)
+    }
+
+    /// Everything up to the ready of this number is durable.
+    pub fn persisted(&mut self, number: u64) {
+        self.node.on_persist_ready(number);
+    }
+
+    /// The state has applied everything up to `index`.
+    pub fn applied(&mut self, index: u64) {
+        self.node.advance_apply_to(index);
+    }
+
+    /// A committed membership change takes effect; one that the state rejected has node id 0 and changes nothing.
+    pub fn apply_change(&mut self, change: &raftpb::ConfChange) -> Result<(), raft::Error> {
+        self.node.apply_conf_change(&change_in(change))?;
+        Ok(())
+    }
+
+    /// Forgets log entries up to `wanted`, or up to `bound` as far as needed to hold at most `bytes_max`. A leader keeps what
+    /// a known follower still lacks, within `bytes_max`.
+    pub fn cut_log(&mut self, wanted: u64, bound: u64, bytes_max: u64) {
+        let raft = &self.node.raft;
+        let (me, is_leader) = (raft.id, raft.state == StateRole::Leader);
+        let slowest = raft.prs().iter().filter(|(id, _)| is_leader && **id != me).map(|(_, p)| p.matched).min();
+        let forced = self.node.store().index_for_bytes(bytes_max).min(bound);
+        let cut = slowest.map_or(wanted, |matched| matched.min(wanted)).max(forced);
+        self.node.mut_store().cut(cut);
+    }
+
+    /// First index still held.
+    pub fn first_index(&self) -> u64 {
+        raft::Storage::first_index(self.node.store()).expect("the log in memory always has a first index")
+    }
+
+    pub fn standing(&self) -> Standing {
+        let raft = &self.node.raft;
+        let voters = raft.prs().conf().voters();
+        let ids = voters.ids();
+        Standing {
+            term: raft.term,
+            leader: raft.leader_id,
+            is_leader: raft.state == StateRole::Leader,
+            committed: raft.raft_log.committed,
+            last: raft.raft_log.last_index(),
+            is_learner: raft.prs().conf().learners().contains(&raft.id),
+            is_sole_voter: ids.iter().count() == 1 && ids.contains(raft.id),
+        }
+    }
+
+
+    /// Replaces whatever timeout the library may have drawn by one that depends on the seed, the term and the role alone.
+    /// (Drawing from a generator instead would need to know *whether* the library drew, which can't be seen when it
+    /// happens to draw the value that was set.)
+    fn redraw_timeout(&mut self) {
+        let raft = &mut self.node.raft;
+        let drawn_for = (raft.term, raft.state as u64);
+        if self.drawn_for != Some(drawn_for) {
+            self.drawn_for = Some(drawn_for);
+            let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (drawn_for.0 << 3 | drawn_for.1));
+            self.timeout_drawn = self.election_ticks + (rng.next_u64() % self.election_ticks as u64) as usize;
+        }
+        if raft.randomized_election_timeout() != self.timeout_drawn {
+            raft.set_randomized_election_timeout(self.timeout_drawn);
+        }
+    }
+}
+
+pub(crate) fn entry_in(entry: &raftpb::Entry) -> eraftpb::Entry {
+    let mut translated = eraftpb::Entry {
+        term: entry.term(),
+        index: entry.index(),
+        data: entry.data.clone().unwrap_or_default(),
+        ..eraftpb::Entry::default()
+    };
+    translated.set_entry_type(match entry.r#type() {
+        raftpb::EntryType::EntryNormal => eraftpb::EntryType::EntryNormal,
+        raftpb::EntryType::EntryConfChange => eraftpb::EntryType::EntryConfChange,
+        raftpb::EntryType::EntryConfChangeV2 => eraftpb::EntryType::EntryConfChangeV2,
+    });
+    translated
+}
+
+fn entry_out(entry: &eraftpb::Entry) -> raftpb::Entry {
+    let kind = match entry.get_entry_type() {
+        eraftpb::EntryType::EntryNormal => raftpb::EntryType::EntryNormal,
+        eraftpb::EntryType::EntryConfChange => raftpb::EntryType::EntryConfChange,
+        eraftpb::EntryType::EntryConfChangeV2 => raftpb::EntryType::EntryConfChangeV2,
+    };
+    raftpb::Entry {
+        r#type: Some(kind as i32),
+        term: Some(entry.term),
+        index: Some(entry.index),
+        data: (!entry.data.is_empty()).then(|| entry.data.clone()),
+    }
+}
+
+fn hard_state_out(state: &eraftpb::HardState) -> raftpb::HardState {
+    raftpb::HardState { term: Some(state.term), vote: Some(state.vote), commit: Some(state.commit) }
+}
+
+pub(crate) fn hard_state_in(state: &raftpb::HardState) -> eraftpb::HardState {
+    eraftpb::HardState { term: state.term(), vote: state.vote(), commit: state.commit(), ..Default::default() }
+}
+
+pub(crate) fn conf_state_in(state: &raftpb::ConfState) -> eraftpb::ConfState {
+    eraftpb::ConfState {
+        voters: state.voters.clone(),
+        learners: state.learners.clone(),
+        voters_outgoing: state.voters_outgoing.clone(),
+        learners_next: state.learners_next.clone(),
+        auto_leave: state.auto_leave(),
+        ..Default::default()
+    }
+}
+
+/// `None` for a type of message that this library does not know; those are never sent between members.
+fn message_in(message: &raftpb::Message) -> Option<eraftpb::Message> {
+    let kind = protobuf_message_type(message.r#type.unwrap_or_default())?;
+    let mut translated = eraftpb::Message {
+        to: message.to(),
+        from: message.from(),
+        term: message.term(),
+        log_term: message.log_term(),
+        index: message.index(),
+        entries: message.entries.iter().map(entry_in).collect::<Vec<_>>().into(),
+        commit: message.commit(),
+        reject: message.reject(),
+        reject_hint: message.reject_hint(),
+        context: message.context.clone().unwrap_or_default(),
+        ..Default::default()
+    };
+    translated.set_msg_type(kind);
+    Some(translated)
+}
+
+fn message_out(message: &eraftpb::Message) -> raftpb::Message {
+    raftpb::Message {
+        r#type: Some(message.get_msg_type() as i32),
+        to: Some(message.to),
+        from: Some(message.from),
+        term: Some(message.term),
+        log_term: Some(message.log_term),
+        index: Some(message.index),
+        entries: message.entries.iter().map(entry_out).collect(),
+        commit: Some(message.commit),
+        reject: Some(message.reject),
+        reject_hint: Some(message.reject_hint),
+        context: (!message.context.is_empty()).then(|| message.context.clone()),
+        ..Default::default()
+    }
+}
+
+fn protobuf_message_type(number: i32) -> Option<eraftpb::MessageType> {
+    use eraftpb::MessageType as T;
+    const BY_NUMBER: [T; 19] = [
+        T::MsgHup,
+        T::MsgBeat,
+        T::MsgPropose,
+        T::MsgAppend,
+        T::MsgAppendResponse,
+        T::MsgRequestVote,
+        T::MsgRequestVoteResponse,
+        T::MsgSnapshot,
+        T::MsgHeartbeat,
+        T::MsgHeartbeatResponse,
+        T::MsgUnreachable,
+        T::MsgSnapStatus,
+        T::MsgCheckQuorum,
+        T::MsgTransferLeader,
+        T::MsgTimeoutNow,
+        T::MsgReadIndex,
+        T::MsgReadIndexResp,
+        T::MsgRequestPreVote,
+        T::MsgRequestPreVoteResponse,
+    ];
+    BY_NUMBER.get(usize::try_from(number).ok()?).copied()
+}
+
+fn change_in(change: &raftpb::ConfChange) -> eraftpb::ConfChange {
+    let mut translated = eraftpb::ConfChange { node_id: change.node_id(), ..Default::default() };
+    match change.r#type() {
+        raftpb::ConfChangeType::ConfChangeAddNode => {
+            translated.set_change_type(eraftpb::ConfChangeType::AddNode);
+        }
+        raftpb::ConfChangeType::ConfChangeRemoveNode => {
+            translated.set_change_type(eraftpb::ConfChangeType::RemoveNode);
+        }
+        raftpb::ConfChangeType::ConfChangeAddLearnerNode => {
+            translated.set_change_type(eraftpb::ConfChangeType::AddLearnerNode);
+        }
+        // New addresses of a member are no business of raft; node 0 makes it change nothing.
+        raftpb::ConfChangeType::ConfChangeUpdateNode => translated.node_id = 0,
+    }
+    translated
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn core(seed: u64) -> RaftCore {
+        let config =
+            CoreConfig { id: 1, election_ticks: 10, heartbeat_ticks: 1, pre_vote: true, applied: 0, seed };
+        let conf = eraftpb::ConfState { voters: vec![1], ..Default::default() };
+        let log = RaftLog::new(eraftpb::HardState::default(), conf, (0, 0), Vec::new());
+        RaftCore::new(&config, log).expect("a valid configuration")
+    }
+
+    #[test]
+    fn a_sole_voter_commits_only_what_is_durable() {
+        let mut core = core(1);
+        core.campaign();
+        let first = core.ready().expect("an election to persist");
+        assert!(core.propose(b"x".to_vec()));
+        let second = core.ready().expect("a proposal to persist");
+        assert!(first.committed.is_empty() && second.committed.is_empty());
+        core.persisted(second.number);
+        let third = core.ready().expect("commit after the sync");
+        assert_eq!(third.committed.len(), 2, "the empty entry of the term and the proposal");
+    }
+
+    #[test]
+    fn timeouts_depend_on_the_seed_and_the_term_not_on_the_library() {
+        let draws = |seed| {
+            let mut core = core(seed);
+            (0..20)
+                .map(|term| {
+                    core.node.raft.become_follower(term, 0);
+                    core.redraw_timeout();
+                    core.node.raft.randomized_election_timeout()
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(draws(7), draws(7));
+        assert_ne!(draws(7), draws(8));
+    }
+
+    #[test]
+    fn configuration_changes_are_translated_by_name_not_by_number() {
+        let mut change = raftpb::ConfChange { node_id: Some(9), ..Default::default() };
+        change.set_type(raftpb::ConfChangeType::ConfChangeAddLearnerNode);
+        assert_eq!(change_in(&change).get_change_type(), eraftpb::ConfChangeType::AddLearnerNode);
+        change.set_type(raftpb::ConfChangeType::ConfChangeUpdateNode);
+        assert_eq!(change_in(&change).node_id, 0);
+    }
+}

@@ -1,0 +1,336 @@
+//! Whole members on a disk in memory, driven by hand: every effect is carried out at once, in order, and time is moved by
+//! the test. Faults are the simulator's business; here stands what must hold when nothing goes wrong.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prost::Message as _;
+use proto::etcdserverpb as pb;
+use proto::raftpb;
+use replica::boot::{self, Booted, Params};
+use replica::duties::{self, AutoCompaction};
+use replica::ids::RequestIds;
+use replica::workers::{ApplyWorker, LogWorker, StoreDone, StoreWorker};
+use replica::{Config, Effect, Input, MemberId, Now, Replica, Reply, Request, Ticket};
+use state::membership::Member;
+use state::{ReadView, Response};
+use storage::disk::{Disk, MemDisk};
+use storage::segments::SegmentsOptions;
+use storage::wal::{self, Identity};
+
+const TICK_US: u64 = 100_000;
+
+struct Node {
+    replica: Replica,
+    log: LogWorker,
+    apply: ApplyWorker,
+    store: StoreWorker,
+    ids: Arc<RequestIds>,
+    view: ReadView,
+    inbox: VecDeque<Input>,
+    answers: BTreeMap<Ticket, Result<Reply, &'static proto::error::RpcError>>,
+}
+
+struct Cluster {
+    nodes: BTreeMap<u64, Node>,
+    now: Now,
+    tickets: u64,
+}
+
+fn params(me: u64, size: u64, wall_ms: u64) -> Params {
+    let initial_members = (1..=size)
+        .map(|id| Member { id, peer_urls: Some(vec![format!("http://10.0.0.{id}:2380")]), ..Member::default() })
+        .collect();
+    Params {
+        wal_dir: PathBuf::from("data/wal"),
+        store_dir: PathBuf::from("data/store"),
+        identity: Identity { cluster_id: 77, member_id: me },
+        initial_members,
+        config: Config {
+            member: MemberId(me),
+            election_ticks: 10,
+            tick_us: TICK_US,
+            pre_vote: true,
+            request_timeout_us: 7_000_000,
+            log_keep_entries: 10,
+            log_keep_bytes: 1 << 20,
+            checkpoint_every_us: 1_000_000,
+            checkpoint_bytes: 1 << 20,
+            duties: duties::Config {
+                member: MemberId(me),
+                name: format!("m{me}"),
+                client_urls: vec![format!("http://10.0.0.{me}:2379")],
+                cluster_version: "3.7.0".into(),
+                election_us: 1_000_000,
+                auto_compaction: AutoCompaction::Off,
+            },
+            seed: me,
+        },
+        state: state::Params::default(),
+        wal: wal::Options::with_segment_bytes(64 << 10, 4 << 10),
+        segments: SegmentsOptions { segment_bytes: 16 << 10, hot_bytes: 16 << 10, ..SegmentsOptions::default() },
+        wall_ms,
+    }
+}
+
+fn open(disk: &MemDisk, me: u64, size: u64, wall_ms: u64) -> Node {
+    disk.create_dir_all("data/wal".as_ref()).expect("directory");
+    disk.create_dir_all("data/store".as_ref()).expect("directory");
+    let booted = boot::start(Arc::new(disk.clone()), params(me, size, wall_ms)).expect("starts");
+    let Booted { replica, log, apply, store, ids, .. } = booted;
+    let view = apply.published().view;
+    Node { replica, log, apply, store, ids, view, inbox: VecDeque::new(), answers: BTreeMap::new() }
+}
+
+impl Cluster {
+    fn new(disks: &[MemDisk], wall_ms: u64) -> Self {
+        let size = disks.len() as u64;
+        let nodes = disks.iter().zip(1..).map(|(disk, id)| (id, open(disk, id, size, wall_ms))).collect();
+        Cluster { nodes, now: Now::default(), tickets: 0 }
+    }
+
+    /// Carries out everything that is to be done until nothing is.
+    fn settle(&mut self) {
+        let ids: Vec<u64> = self.nodes.keys().copied().collect();
+        for round in 0.. {
+            assert!(round < 10_000, "the members never come to rest");
+            let mut effects_done = 0;
+            for id in &ids {
+                effects_done += self.step(*id);
+            }
+            if effects_done == 0 {
+                return;
+            }
+        }
+    }
+
+    fn step(&mut self, id: u64) -> usize {
+        let node = self.nodes.get_mut(&id).expect("a member");
+        let mut effects = Vec::new();
+        node.replica.step(self.now, node.inbox.drain(..), &mut effects);
+        let count = effects.len();
+        for effect in effects {
+            self.perform(id, effect);
+        }
+        count
+    }
+
+    fn perform(&mut self, id: u64, effect: Effect) {
+        let node = self.nodes.get_mut(&id).expect("a member");
+        match effect {
+            Effect::Persist(job) => {
+                let done = node.log.run([job]).expect("the disk works").expect("the disk has room");
+                if let Some(spare) = node.log.spare_job() {
+                    assert!(node.log.install_spare(spare.run()).expect("the disk works").is_none());
+                }
+                node.inbox.push_back(Input::Persisted { number: done.number });
+                for message in done.messages {
+                    self.send(message);
+                }
+            }
+            Effect::Apply(job) => {
+                let output = node.apply.apply([job]).expect("applies");
+                node.view = output.published.view;
+                for answer in output.answers {
+                    node.answers.insert(answer.ticket, Ok(Reply::Applied(answer.applied)));
+                }
+                node.inbox.push_back(Input::Applied(output.done));
+                while node.apply.maintain(1000).more {}
+            }
+            Effect::Send(_, message) => self.send(*message),
+            Effect::Reply(ticket, answer) => {
+                node.answers.insert(ticket, answer);
+            }
+            Effect::Checkpoint => {
+                let job = node.apply.checkpoint().expect("one at a time");
+                let Ok(done) = node.store.run(job) else { panic!("the disk works") };
+                assert!(matches!(done, StoreDone::Checkpoint(_)));
+                let marker = node.apply.stored(done).expect("a checkpoint has a marker");
+                node.inbox.push_back(Input::Checkpointed(marker));
+            }
+            Effect::Status(_) => {}
+            Effect::Stop(fault) => panic!("member {id} stopped: {fault}"),
+        }
+    }
+
+    /// Delivers at once, through the encoding, as it would travel.
+    fn send(&mut self, message: raftpb::Message) {
+        let decoded = raftpb::Message::decode(message.encode_to_vec().as_slice()).expect("decodes");
+        if let Some(node) = self.nodes.get_mut(&decoded.to()) {
+            node.inbox.push_back(Input::Peer(Box::new(decoded)));
+        }
+    }
+
+    fn tick(&mut self, count: u64) {
+        for _ in 0..count {
+            self.now.monotonic_us += TICK_US;
+            for node in self.nodes.values_mut() {
+                node.inbox.push_back(Input::Tick);
+            }
+            self.settle();
+        }
+    }
+
+    fn leader(&self) -> Option<u64> {
+        self.nodes.iter().find(|(_, node)| node.replica.status().is_leader).map(|(id, _)| *id)
+    }
+
+    fn elect(&mut self) -> u64 {
+        for _ in 0..50 {
+            self.settle();
+            if let Some(leader) = self.leader() {
+                return leader;
+            }
+            self.tick(1);
+        }
+        panic!("no leader after 50 ticks");
+    }
+
+    fn ask(&mut self, id: u64, request: Request) -> Result<Reply, &'static proto::error::RpcError> {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.nodes.get_mut(&id).expect("a member").inbox.push_back(Input::Client(ticket, request));
+        self.settle();
+        self.nodes.get_mut(&id).expect("a member").answers.remove(&ticket).expect("an answer")
+    }
+
+    fn put(&mut self, id: u64, key: &str, value: &str, lease: i64) -> i64 {
+        let put = pb::PutRequest {
+            key: key.to_owned().into(),
+            value: value.to_owned().into(),
+            lease,
+            ..Default::default()
+        };
+        match self.propose(id, pb::InternalRaftRequest { put: Some(put), ..Default::default() }) {
+            Response::Put(response) => response.header.expect("a header").revision,
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn propose(&mut self, id: u64, mut request: pb::InternalRaftRequest) -> Response {
+        let request_id = self.nodes[&id].ids.next();
+        request.header = Some(pb::RequestHeader { id: request_id, ..Default::default() });
+        let data = request.encode_to_vec();
+        match self.ask(id, Request::Propose { id: request_id, data }).expect("accepted") {
+            Reply::Applied(applied) => applied.outcome.expect("not rejected"),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn get(&self, id: u64, key: &str) -> Option<String> {
+        let view = &self.nodes[&id].view;
+        let bytes = view.get(key.as_bytes(), view.revision()).expect("readable")?;
+        let kv = proto::mvccpb::KeyValue::decode(bytes).expect("decodes");
+        Some(String::from_utf8(kv.value.to_vec()).expect("text"))
+    }
+}
+
+#[test]
+fn a_single_member_serves_without_waiting_for_a_tick() {
+    let disk = MemDisk::new();
+    let mut cluster = Cluster::new(&[disk], 1);
+    cluster.settle();
+    assert_eq!(cluster.leader(), Some(1));
+    assert_eq!(cluster.put(1, "a", "1", 0), 2);
+    assert_eq!(cluster.get(1, "a").as_deref(), Some("1"));
+    assert!(cluster.nodes[&1].replica.status().reads_are_local);
+}
+
+#[test]
+fn a_member_publishes_itself_and_the_cluster_gets_a_version() {
+    let mut cluster = Cluster::new(&[MemDisk::new()], 1);
+    cluster.settle();
+    cluster.tick(2);
+    let view = &cluster.nodes[&1].view;
+    let member = view.members().get(1).expect("a member");
+    assert_eq!((member.name.as_str(), member.client_urls.len()), ("m1", 1));
+    assert!(view.cluster_version().version.is_some());
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_restart_without_warning() {
+    let disk = MemDisk::new();
+    let mut cluster = Cluster::new(std::slice::from_ref(&disk), 1);
+    cluster.settle();
+    for n in 0..500 {
+        cluster.put(1, &format!("k{}", n % 50), &n.to_string(), 0);
+        if n % 100 == 0 {
+            cluster.tick(11);
+        }
+    }
+    let revision = cluster.nodes[&1].view.revision();
+    drop(cluster);
+    let mut again = Cluster::new(&[disk], 2);
+    again.settle();
+    assert_eq!(again.nodes[&1].view.revision(), revision);
+    assert_eq!(again.get(1, "k49").as_deref(), Some("499"));
+    assert_eq!(again.put(1, "more", "x", 0), revision + 1);
+}
+
+#[test]
+fn three_members_agree_and_any_of_them_takes_writes() {
+    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
+    let mut cluster = Cluster::new(&disks, 1);
+    let leader = cluster.elect();
+    let follower = leader % 3 + 1;
+    cluster.put(leader, "a", "1", 0);
+    cluster.put(follower, "b", "2", 0);
+    cluster.tick(2);
+    let hashes: Vec<u32> =
+        cluster.nodes.values().map(|node| node.view.hash_kv(0).expect("hash").hash).collect();
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+    assert_eq!(cluster.get(follower, "a").as_deref(), Some("1"));
+    assert!(matches!(cluster.ask(follower, Request::ReadBarrier), Ok(Reply::ReadReady)));
+}
+
+#[test]
+fn the_leadership_moves_on_request() {
+    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
+    let mut cluster = Cluster::new(&disks, 1);
+    let leader = cluster.elect();
+    cluster.put(leader, "a", "1", 0);
+    let target = leader % 3 + 1;
+    assert!(matches!(
+        cluster.ask(leader, Request::MoveLeader { target: MemberId(target) }),
+        Ok(Reply::LeaderMoved)
+    ));
+    assert_eq!(cluster.leader(), Some(target));
+    cluster.put(target, "a", "2", 0);
+}
+
+#[test]
+fn a_lease_expires_with_its_keys_and_not_while_it_is_kept_alive() {
+    let mut cluster = Cluster::new(&[MemDisk::new()], 1);
+    cluster.settle();
+    let grant = pb::LeaseGrantRequest { id: 7, ttl: 3 };
+    cluster.propose(1, pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() });
+    cluster.put(1, "a", "1", 7);
+    for _ in 0..5 {
+        cluster.tick(20);
+        assert!(matches!(cluster.ask(1, Request::LeaseRenew { id: 7 }), Ok(Reply::LeaseRenewed { ttl_s: Some(3) })));
+    }
+    cluster.tick(29);
+    assert!(cluster.get(1, "a").is_some());
+    cluster.tick(4);
+    assert!(cluster.get(1, "a").is_none());
+    assert!(matches!(cluster.ask(1, Request::LeaseRenew { id: 7 }), Ok(Reply::LeaseRenewed { ttl_s: None })));
+}
+
+#[test]
+fn the_log_is_cut_only_behind_a_checkpoint_and_a_restart_finds_the_rest() {
+    let disk = MemDisk::new();
+    let mut cluster = Cluster::new(std::slice::from_ref(&disk), 1);
+    cluster.settle();
+    for n in 0..2_000 {
+        cluster.put(1, "k", &format!("{n:0200}"), 0);
+        if n % 50 == 0 {
+            cluster.tick(11);
+        }
+    }
+    drop(cluster);
+    let names = disk.list("data/wal".as_ref()).expect("lists");
+    assert!(names.len() < 8, "segments are recycled: {names:?}");
+    let again = Cluster::new(&[disk], 2);
+    assert_eq!(again.nodes[&1].view.members().list().len(), 1);
+}
