@@ -11,8 +11,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use proto::raftpb;
 use prost::Message as _;
+use proto::raftpb;
 use state::membership::{ChangeContext, Member};
 use state::{Params as StateParams, State};
 use storage::catalog::Catalog;
@@ -74,15 +74,32 @@ pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
     }
     let (wal, log) = open_log(&disk, &params, is_new)?;
     let state = match recovered {
-        Some(recovered) => State::open(params.state.clone(), recovered, disk, &params.store_dir, params.segments)?,
-        None => State::create(params.state.clone(), disk, &params.store_dir, params.segments)?,
+        Some(recovered) => State::open(
+            params.state.clone(),
+            recovered,
+            disk,
+            &params.store_dir,
+            params.segments,
+        )?,
+        None => State::create(
+            params.state.clone(),
+            disk,
+            &params.store_dir,
+            params.segments,
+        )?,
     };
     let core = start_raft(&params, &state, log)?;
     let ids = Arc::new(RequestIds::new(params.config.member, params.wall_ms));
     let duties = start_duties(&params, &state);
     let view = state.view();
-    let mut replica =
-        Replica::new(params.config, core, duties, ids.clone(), state.applied().0, view.revision());
+    let mut replica = Replica::new(
+        params.config,
+        core,
+        duties,
+        ids.clone(),
+        state.applied().0,
+        view.revision(),
+    );
     replica.campaign_if_alone();
     Ok(Booted {
         replica,
@@ -94,9 +111,18 @@ pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
     })
 }
 
-fn open_log(disk: &Arc<dyn Disk>, params: &Params, is_new: bool) -> Result<(Wal, wal::Recovered), Fault> {
+fn open_log(
+    disk: &Arc<dyn Disk>,
+    params: &Params,
+    is_new: bool,
+) -> Result<(Wal, wal::Recovered), Fault> {
     if is_new {
-        let wal = Wal::create(disk.clone(), &params.wal_dir, params.wal.clone(), params.identity)?;
+        let wal = Wal::create(
+            disk.clone(),
+            &params.wal_dir,
+            params.wal.clone(),
+            params.identity,
+        )?;
         drop(wal);
     }
     let (mut wal, mut recovered) = Wal::open(disk.clone(), &params.wal_dir, params.wal.clone())?;
@@ -118,7 +144,12 @@ fn open_log(disk: &Arc<dyn Disk>, params: &Params, is_new: bool) -> Result<(Wal,
     // A crash between creating the log and this write leaves an empty log: the bootstrap is simply done again.
     if recovered.last_index == 0 && recovered.hard_state.term() == 0 {
         let (hard_state, entries) = bootstrap(&params.initial_members);
-        wal.append(&Batch { hard_state: Some(&hard_state), entries: &entries, sync: true, ..Batch::default() })?;
+        wal.append(&Batch {
+            hard_state: Some(&hard_state),
+            entries: &entries,
+            sync: true,
+            ..Batch::default()
+        })?;
         recovered.last_index = entries.len() as u64;
         recovered.hard_state = hard_state;
         recovered.entries = entries;
@@ -131,15 +162,26 @@ fn open_log(disk: &Arc<dyn Disk>, params: &Params, is_new: bool) -> Result<(Wal,
 fn bootstrap(members: &[Member]) -> (raftpb::HardState, Vec<raftpb::Entry>) {
     let mut members = members.to_vec();
     members.sort_by_key(|member| member.id);
-    let entries: Vec<_> = members.into_iter().zip(1..).map(|(member, index)| bootstrap_entry(member, index)).collect();
-    let hard_state =
-        raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(entries.len() as u64) };
+    let entries: Vec<_> = members
+        .into_iter()
+        .zip(1..)
+        .map(|(member, index)| bootstrap_entry(member, index))
+        .collect();
+    let hard_state = raftpb::HardState {
+        term: Some(1),
+        vote: Some(0),
+        commit: Some(entries.len() as u64),
+    };
     (hard_state, entries)
 }
 
 fn bootstrap_entry(member: Member, index: u64) -> raftpb::Entry {
     let node_id = Some(member.id);
-    let context = ChangeContext { member, is_promote: false }.to_json();
+    let context = ChangeContext {
+        member,
+        is_promote: false,
+    }
+    .to_json();
     let change = raftpb::ConfChange {
         r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
         node_id,
@@ -161,7 +203,10 @@ fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<Raf
     if log.last_index < applied {
         return Err(Fault::gap(
             format_args!("write-ahead log {}", params.wal_dir.display()),
-            format_args!("it ends at entry {}, but the store has applied entry {applied}", log.last_index),
+            format_args!(
+                "it ends at entry {}, but the store has applied entry {applied}",
+                log.last_index
+            ),
         ));
     }
     let mut entries: Vec<_> = log.entries.iter().map(entry_in).collect();
@@ -177,7 +222,10 @@ fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<Raf
         Some(first) => {
             return Err(Fault::gap(
                 format_args!("write-ahead log {}", params.wal_dir.display()),
-                format_args!("it begins with entry {}, but the store has applied only entry {applied}", first.index),
+                format_args!(
+                    "it begins with entry {}, but the store has applied only entry {applied}",
+                    first.index
+                ),
             ));
         }
     };
@@ -187,7 +235,8 @@ fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<Raf
     let conf_state = conf_state_in(&state.view().members().conf_state());
     let config = CoreConfig {
         id: params.config.member.0,
-        election_ticks: usize::try_from(params.config.election_ticks).expect("election ticks are few"),
+        election_ticks: usize::try_from(params.config.election_ticks)
+            .expect("election ticks are few"),
         heartbeat_ticks: 1,
         pre_vote: params.config.pre_vote,
         applied,
@@ -195,17 +244,19 @@ fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<Raf
     };
     let log = RaftLog::new(hard_state, conf_state, base, entries);
     RaftCore::new(&config, log).map_err(|why| {
-        Fault::new(FaultKind::Corrupted, format!("raft refuses what was recovered: {why}. Restore this member from a snapshot."))
+        Fault::new(
+            FaultKind::Corrupted,
+            format!("raft refuses what was recovered: {why}. Restore this member from a snapshot."),
+        )
     })
 }
 
 fn start_duties(params: &Params, state: &State) -> Duties {
     let view = state.view();
     let config = params.config.duties.clone();
-    let published = view
-        .members()
-        .get(config.member.0)
-        .is_some_and(|member| member.name == config.name && member.client_urls == config.client_urls);
+    let published = view.members().get(config.member.0).is_some_and(|member| {
+        member.name == config.name && member.client_urls == config.client_urls
+    });
     let mut duties = Duties::new(config, view.cluster_version().version.is_some(), published);
     for (id, lease) in view.leases().all() {
         duties.lease_known(id, lease.ttl_s, lease.remaining_s);

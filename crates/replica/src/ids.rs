@@ -25,7 +25,10 @@ impl RequestIds {
     pub fn new(member: MemberId, wall_ms: u64) -> Self {
         let prefix = member.0 << 48;
         let suffix = (wall_ms << 8) & SUFFIX_MASK;
-        RequestIds { prefix, suffix: AtomicU64::new(suffix) }
+        RequestIds {
+            prefix,
+            suffix: AtomicU64::new(suffix),
+        }
     }
 
     /// An id that no request of this cluster has carried.

@@ -128,7 +128,9 @@ impl RaftCore {
 
     /// Takes a message of a peer. Messages that only a member may tell itself are dropped, as are those for another member.
     pub fn receive(&mut self, message: &raftpb::Message) {
-        let Some(message) = message_in(message) else { return };
+        let Some(message) = message_in(message) else {
+            return;
+        };
         if raft::raw_node::is_local_msg(message.get_msg_type()) || message.to != self.node.raft.id {
             return;
         }
@@ -158,8 +160,16 @@ impl RaftCore {
             hard_state: rd.hs().map(hard_state_out),
             committed: rd.take_committed_entries().iter().map(entry_out).collect(),
             messages: rd.take_messages().iter().map(message_out).collect(),
-            messages_durable: rd.take_persisted_messages().iter().map(message_out).collect(),
-            reads: rd.take_read_states().into_iter().map(|r| (r.request_ctx.into(), r.index)).collect(),
+            messages_durable: rd
+                .take_persisted_messages()
+                .iter()
+                .map(message_out)
+                .collect(),
+            reads: rd
+                .take_read_states()
+                .into_iter()
+                .map(|r| (r.request_ctx.into(), r.index))
+                .collect(),
             entries: entries.iter().map(entry_out).collect(),
         };
         self.node.mut_store().append(&entries);
@@ -188,15 +198,23 @@ impl RaftCore {
     pub fn cut_log(&mut self, wanted: u64, bound: u64, bytes_max: u64) {
         let raft = &self.node.raft;
         let (me, is_leader) = (raft.id, raft.state == StateRole::Leader);
-        let slowest = raft.prs().iter().filter(|(id, _)| is_leader && **id != me).map(|(_, p)| p.matched).min();
+        let slowest = raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| is_leader && **id != me)
+            .map(|(_, p)| p.matched)
+            .min();
         let forced = self.node.store().index_for_bytes(bytes_max).min(bound);
-        let cut = slowest.map_or(wanted, |matched| matched.min(wanted)).max(forced);
+        let cut = slowest
+            .map_or(wanted, |matched| matched.min(wanted))
+            .max(forced);
         self.node.mut_store().cut(cut);
     }
 
     /// First index still held.
     pub fn first_index(&self) -> u64 {
-        raft::Storage::first_index(self.node.store()).expect("the log in memory always has a first index")
+        raft::Storage::first_index(self.node.store())
+            .expect("the log in memory always has a first index")
     }
 
     pub fn standing(&self) -> Standing {
@@ -214,7 +232,6 @@ impl RaftCore {
         }
     }
 
-
     /// Replaces whatever timeout the library may have drawn by one that depends on the seed, the term and the role alone.
     /// (Drawing from a generator instead would need to know *whether* the library drew, which can't be seen when it
     /// happens to draw the value that was set.)
@@ -224,7 +241,8 @@ impl RaftCore {
         if self.drawn_for != Some(drawn_for) {
             self.drawn_for = Some(drawn_for);
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (drawn_for.0 << 3 | drawn_for.1));
-            self.timeout_drawn = self.election_ticks + (rng.next_u64() % self.election_ticks as u64) as usize;
+            self.timeout_drawn =
+                self.election_ticks + (rng.next_u64() % self.election_ticks as u64) as usize;
         }
         if raft.randomized_election_timeout() != self.timeout_drawn {
             raft.set_randomized_election_timeout(self.timeout_drawn);
@@ -262,11 +280,20 @@ fn entry_out(entry: &eraftpb::Entry) -> raftpb::Entry {
 }
 
 fn hard_state_out(state: &eraftpb::HardState) -> raftpb::HardState {
-    raftpb::HardState { term: Some(state.term), vote: Some(state.vote), commit: Some(state.commit) }
+    raftpb::HardState {
+        term: Some(state.term),
+        vote: Some(state.vote),
+        commit: Some(state.commit),
+    }
 }
 
 pub(crate) fn hard_state_in(state: &raftpb::HardState) -> eraftpb::HardState {
-    eraftpb::HardState { term: state.term(), vote: state.vote(), commit: state.commit(), ..Default::default() }
+    eraftpb::HardState {
+        term: state.term(),
+        vote: state.vote(),
+        commit: state.commit(),
+        ..Default::default()
+    }
 }
 
 pub(crate) fn conf_state_in(state: &raftpb::ConfState) -> eraftpb::ConfState {
@@ -289,7 +316,12 @@ fn message_in(message: &raftpb::Message) -> Option<eraftpb::Message> {
         term: message.term(),
         log_term: message.log_term(),
         index: message.index(),
-        entries: message.entries.iter().map(entry_in).collect::<Vec<_>>().into(),
+        entries: message
+            .entries
+            .iter()
+            .map(entry_in)
+            .collect::<Vec<_>>()
+            .into(),
         commit: message.commit(),
         reject: message.reject(),
         reject_hint: message.reject_hint(),
@@ -344,7 +376,10 @@ fn protobuf_message_type(number: i32) -> Option<eraftpb::MessageType> {
 }
 
 fn change_in(change: &raftpb::ConfChange) -> eraftpb::ConfChange {
-    let mut translated = eraftpb::ConfChange { node_id: change.node_id(), ..Default::default() };
+    let mut translated = eraftpb::ConfChange {
+        node_id: change.node_id(),
+        ..Default::default()
+    };
     match change.r#type() {
         raftpb::ConfChangeType::ConfChangeAddNode => {
             translated.set_change_type(eraftpb::ConfChangeType::AddNode);
@@ -366,9 +401,18 @@ mod tests {
     use super::*;
 
     fn core(seed: u64) -> RaftCore {
-        let config =
-            CoreConfig { id: 1, election_ticks: 10, heartbeat_ticks: 1, pre_vote: true, applied: 0, seed };
-        let conf = eraftpb::ConfState { voters: vec![1], ..Default::default() };
+        let config = CoreConfig {
+            id: 1,
+            election_ticks: 10,
+            heartbeat_ticks: 1,
+            pre_vote: true,
+            applied: 0,
+            seed,
+        };
+        let conf = eraftpb::ConfState {
+            voters: vec![1],
+            ..Default::default()
+        };
         let log = RaftLog::new(eraftpb::HardState::default(), conf, (0, 0), Vec::new());
         RaftCore::new(&config, log).expect("a valid configuration")
     }
@@ -383,7 +427,11 @@ mod tests {
         assert!(first.committed.is_empty() && second.committed.is_empty());
         core.persisted(second.number);
         let third = core.ready().expect("commit after the sync");
-        assert_eq!(third.committed.len(), 2, "the empty entry of the term and the proposal");
+        assert_eq!(
+            third.committed.len(),
+            2,
+            "the empty entry of the term and the proposal"
+        );
     }
 
     #[test]
@@ -404,9 +452,15 @@ mod tests {
 
     #[test]
     fn configuration_changes_are_translated_by_name_not_by_number() {
-        let mut change = raftpb::ConfChange { node_id: Some(9), ..Default::default() };
+        let mut change = raftpb::ConfChange {
+            node_id: Some(9),
+            ..Default::default()
+        };
         change.set_type(raftpb::ConfChangeType::ConfChangeAddLearnerNode);
-        assert_eq!(change_in(&change).get_change_type(), eraftpb::ConfChangeType::AddLearnerNode);
+        assert_eq!(
+            change_in(&change).get_change_type(),
+            eraftpb::ConfChangeType::AddLearnerNode
+        );
         change.set_type(raftpb::ConfChangeType::ConfChangeUpdateNode);
         assert_eq!(change_in(&change).node_id, 0);
     }

@@ -21,8 +21,18 @@ pub struct RaftLog {
 
 impl RaftLog {
     /// What recovery found: `entries` must follow `base` without a gap.
-    pub fn new(hard_state: HardState, conf_state: ConfState, base: (u64, u64), entries: Vec<Entry>) -> Self {
-        let mut log = RaftLog { hard_state, conf_state, base, ..RaftLog::default() };
+    pub fn new(
+        hard_state: HardState,
+        conf_state: ConfState,
+        base: (u64, u64),
+        entries: Vec<Entry>,
+    ) -> Self {
+        let mut log = RaftLog {
+            hard_state,
+            conf_state,
+            base,
+            ..RaftLog::default()
+        };
         log.append(&entries);
         log
     }
@@ -31,10 +41,22 @@ impl RaftLog {
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         let last = self.base.0 + self.entries.len() as u64;
-        assert!(first.index > self.base.0, "append at {} at or below the base {}", first.index, self.base.0);
-        assert!(first.index <= last + 1, "append at {} leaves a gap after {last}", first.index);
+        assert!(
+            first.index > self.base.0,
+            "append at {} at or below the base {}",
+            first.index,
+            self.base.0
+        );
+        assert!(
+            first.index <= last + 1,
+            "append at {} leaves a gap after {last}",
+            first.index
+        );
         while self.base.0 + self.entries.len() as u64 >= first.index {
-            let dropped = self.entries.pop_back().expect("the tail being replaced is not empty");
+            let dropped = self
+                .entries
+                .pop_back()
+                .expect("the tail being replaced is not empty");
             self.bytes -= size(&dropped);
         }
         for entry in entries {
@@ -46,7 +68,9 @@ impl RaftLog {
     /// Forgets everything up to and including `index`.
     pub fn cut(&mut self, index: u64) {
         while self.base.0 < index {
-            let Some(entry) = self.entries.pop_front() else { break };
+            let Some(entry) = self.entries.pop_front() else {
+                break;
+            };
             assert_eq!(entry.index, self.base.0 + 1, "the log is contiguous");
             self.bytes -= size(&entry);
             self.base = (entry.index, entry.term);
@@ -83,7 +107,10 @@ fn size(entry: &Entry) -> u64 {
 
 impl Storage for RaftLog {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+        Ok(RaftState::new(
+            self.hard_state.clone(),
+            self.conf_state.clone(),
+        ))
     }
 
     fn entries(
@@ -96,7 +123,11 @@ impl Storage for RaftLog {
         if low <= self.base.0 {
             return Err(Error::Store(StorageError::Compacted));
         }
-        assert!(high <= self.last() + 1, "entries up to {high} asked, the log ends at {}", self.last());
+        assert!(
+            high <= self.last() + 1,
+            "entries up to {high} asked, the log ends at {}",
+            self.last()
+        );
         let max = max_size.into().unwrap_or(u64::MAX);
         let mut taken = Vec::with_capacity((high - low).min(1024) as usize);
         let mut bytes = 0;
@@ -141,19 +172,35 @@ mod tests {
     use super::*;
 
     fn entry(index: u64, term: u64) -> Entry {
-        Entry { index, term, data: vec![0; 10].into(), ..Entry::default() }
+        Entry {
+            index,
+            term,
+            data: vec![0; 10].into(),
+            ..Entry::default()
+        }
     }
 
     fn log() -> RaftLog {
-        RaftLog::new(HardState::default(), ConfState::default(), (4, 2), vec![entry(5, 2), entry(6, 2), entry(7, 3)])
+        RaftLog::new(
+            HardState::default(),
+            ConfState::default(),
+            (4, 2),
+            vec![entry(5, 2), entry(6, 2), entry(7, 3)],
+        )
     }
 
     #[test]
     fn the_base_has_a_term_and_no_entry() {
         let log = log();
         assert_eq!(log.term(4).expect("base"), 2);
-        assert!(matches!(log.term(3), Err(Error::Store(StorageError::Compacted))));
-        assert!(log.entries(4, 6, None, GetEntriesContext::empty(false)).is_err());
+        assert!(matches!(
+            log.term(3),
+            Err(Error::Store(StorageError::Compacted))
+        ));
+        assert!(
+            log.entries(4, 6, None, GetEntriesContext::empty(false))
+                .is_err()
+        );
     }
 
     #[test]
@@ -167,7 +214,13 @@ mod tests {
     fn cutting_keeps_the_term_of_the_last_entry_cut() {
         let mut log = log();
         log.cut(6);
-        assert_eq!((log.first_index().expect("first"), log.term(6).expect("base")), (7, 2));
+        assert_eq!(
+            (
+                log.first_index().expect("first"),
+                log.term(6).expect("base")
+            ),
+            (7, 2)
+        );
         log.cut(3);
         assert_eq!(log.first_index().expect("first"), 7);
     }

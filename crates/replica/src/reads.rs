@@ -51,7 +51,11 @@ pub(crate) struct Reads {
 
 impl Reads {
     pub fn add(&mut self, ticket: Ticket, wanted: Wanted, deadline_us: u64) {
-        self.waiting.push(Waiting { ticket, wanted, deadline_us });
+        self.waiting.push(Waiting {
+            ticket,
+            wanted,
+            deadline_us,
+        });
     }
 
     pub fn len(&self) -> usize {
@@ -70,7 +74,11 @@ impl Reads {
     pub fn start_round(&mut self, now: Now, context: u64) -> Vec<u8> {
         let mut reads = self.round.take().map(|r| r.reads).unwrap_or_default();
         reads.append(&mut self.waiting);
-        self.round = Some(Round { context, asked_us: now.monotonic_us, reads });
+        self.round = Some(Round {
+            context,
+            asked_us: now.monotonic_us,
+            reads,
+        });
         context.to_be_bytes().to_vec()
     }
 
@@ -87,7 +95,11 @@ impl Reads {
     /// Reads whose index has been applied.
     pub fn take_ready(&mut self, applied: u64) -> Vec<(Ticket, Wanted)> {
         let mut ready = Vec::new();
-        while self.confirmed.front().is_some_and(|(index, _)| *index <= applied) {
+        while self
+            .confirmed
+            .front()
+            .is_some_and(|(index, _)| *index <= applied)
+        {
             let (_, reads) = self.confirmed.pop_front().expect("the front was just seen");
             ready.extend(reads.into_iter().map(|r| (r.ticket, r.wanted)));
         }

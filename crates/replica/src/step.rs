@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message as _;
 use proto::error::{self, RpcError};
 use proto::{etcdserverpb, raftpb};
-use prost::Message as _;
 use state::Fact;
 use storage::fault::{Fault, FaultKind};
 use storage::wal::Marker;
@@ -123,7 +123,14 @@ struct CheckpointClock {
 }
 
 impl Replica {
-    pub(crate) fn new(config: Config, core: RaftCore, duties: Duties, ids: Arc<RequestIds>, applied: u64, revision: i64) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        core: RaftCore,
+        duties: Duties,
+        ids: Arc<RequestIds>,
+        applied: u64,
+        revision: i64,
+    ) -> Self {
         let standing = core.standing();
         Replica {
             config,
@@ -140,7 +147,10 @@ impl Replica {
             applied,
             revision,
             lead_from: u64::MAX,
-            checkpoint: CheckpointClock { index: applied, ..CheckpointClock::default() },
+            checkpoint: CheckpointClock {
+                index: applied,
+                ..CheckpointClock::default()
+            },
             status: Status::default(),
             standing,
             stopped: false,
@@ -157,7 +167,12 @@ impl Replica {
     /// Takes what happened, in order, and adds what is to be done to `effects`, in order.
     ///
     /// After an [`Effect::Stop`] the member does nothing more, whatever comes in.
-    pub fn step(&mut self, now: Now, inputs: impl IntoIterator<Item = Input>, effects: &mut Vec<Effect>) {
+    pub fn step(
+        &mut self,
+        now: Now,
+        inputs: impl IntoIterator<Item = Input>,
+        effects: &mut Vec<Effect>,
+    ) {
         for input in inputs {
             if self.stopped {
                 return;
@@ -204,12 +219,25 @@ impl Replica {
             }
             Request::ChangeMembers { change } => {
                 let id = change.id();
-                self.propose(id, change.encode_to_vec(), Proposal::Change, ticket, deadline_us, effects);
+                self.propose(
+                    id,
+                    change.encode_to_vec(),
+                    Proposal::Change,
+                    ticket,
+                    deadline_us,
+                    effects,
+                );
             }
             Request::ReadBarrier => self.read(ticket, Wanted::Barrier, deadline_us, effects),
-            Request::LeaseRenew { id } => self.lease(ticket, Wanted::LeaseRenew(id), deadline_us, effects),
-            Request::LeaseTimeToLive { id } => self.lease(ticket, Wanted::LeaseTime(id), deadline_us, effects),
-            Request::MoveLeader { target } => self.move_leader(ticket, target, deadline_us, effects),
+            Request::LeaseRenew { id } => {
+                self.lease(ticket, Wanted::LeaseRenew(id), deadline_us, effects)
+            }
+            Request::LeaseTimeToLive { id } => {
+                self.lease(ticket, Wanted::LeaseTime(id), deadline_us, effects)
+            }
+            Request::MoveLeader { target } => {
+                self.move_leader(ticket, target, deadline_us, effects)
+            }
         }
     }
 
@@ -228,7 +256,11 @@ impl Replica {
             return;
         }
         self.pending.insert(id, ticket, deadline_us);
-        self.offer(Stalled { data, kind, deadline_us });
+        self.offer(Stalled {
+            data,
+            kind,
+            deadline_us,
+        });
     }
 
     /// Gives a proposal to raft, or keeps it until there is a leader. Earlier ones that wait go first.
@@ -252,17 +284,34 @@ impl Replica {
     /// Proposes a duty's request. Nobody waits for it. What only a leader may ask for is dropped unless this member can
     /// put it into its own log at once: it must not travel to a successor (etcd #12528, #15247).
     fn propose_own(&mut self, proposal: duties::Proposal) {
-        let may = if proposal.leader_only { self.standing.is_leader } else { self.standing.leader != 0 };
+        let may = if proposal.leader_only {
+            self.standing.is_leader
+        } else {
+            self.standing.leader != 0
+        };
         if !may {
             return;
         }
         let id = self.ids.next();
         let mut request = proposal.request;
-        request.header = Some(etcdserverpb::RequestHeader { id, ..Default::default() });
-        self.hand_to_raft(Stalled { data: request.encode_to_vec(), kind: Proposal::Normal, deadline_us: 0 });
+        request.header = Some(etcdserverpb::RequestHeader {
+            id,
+            ..Default::default()
+        });
+        self.hand_to_raft(Stalled {
+            data: request.encode_to_vec(),
+            kind: Proposal::Normal,
+            deadline_us: 0,
+        });
     }
 
-    fn read(&mut self, ticket: Ticket, wanted: Wanted, deadline_us: u64, effects: &mut Vec<Effect>) {
+    fn read(
+        &mut self,
+        ticket: Ticket,
+        wanted: Wanted,
+        deadline_us: u64,
+        effects: &mut Vec<Effect>,
+    ) {
         if self.reads.len() >= READS_MAX {
             effects.push(Effect::Reply(ticket, Err(&error::TOO_MANY_REQUESTS)));
             return;
@@ -271,16 +320,32 @@ impl Replica {
     }
 
     /// Lease clocks are the leader's; a leader must know that it still is one before it answers from them.
-    fn lease(&mut self, ticket: Ticket, wanted: Wanted, deadline_us: u64, effects: &mut Vec<Effect>) {
+    fn lease(
+        &mut self,
+        ticket: Ticket,
+        wanted: Wanted,
+        deadline_us: u64,
+        effects: &mut Vec<Effect>,
+    ) {
         if !self.standing.is_leader {
-            let refusal = if self.standing.leader == 0 { &error::NO_LEADER } else { &error::NOT_LEADER };
+            let refusal = if self.standing.leader == 0 {
+                &error::NO_LEADER
+            } else {
+                &error::NOT_LEADER
+            };
             effects.push(Effect::Reply(ticket, Err(refusal)));
             return;
         }
         self.read(ticket, wanted, deadline_us, effects);
     }
 
-    fn move_leader(&mut self, ticket: Ticket, target: MemberId, deadline_us: u64, effects: &mut Vec<Effect>) {
+    fn move_leader(
+        &mut self,
+        ticket: Ticket,
+        target: MemberId,
+        deadline_us: u64,
+        effects: &mut Vec<Effect>,
+    ) {
         if !self.standing.is_leader {
             effects.push(Effect::Reply(ticket, Err(&error::NOT_LEADER)));
         } else if target == self.config.member {
@@ -302,21 +367,26 @@ impl Replica {
 
     fn batch_applied(&mut self, now: Now, done: ApplyDone, effects: &mut Vec<Effect>) {
         assert!(self.apply_jobs > 0, "a batch came back that was never sent");
-        assert!(done.index > self.applied, "applied index went from {} to {}", self.applied, done.index);
+        assert!(
+            done.index > self.applied,
+            "applied index went from {} to {}",
+            self.applied,
+            done.index
+        );
         self.apply_jobs -= 1;
         self.applied = done.index;
         self.revision = done.revision;
         self.checkpoint.bytes += done.bytes;
         for fact in &done.facts {
-            if let Fact::ConfChanged { change, .. } = fact {
-                if let Err(why) = self.core.apply_change(change) {
-                    let message = format!(
-                        "raft can't take the committed membership change {change:?} ({why}); this member no longer agrees \
+            if let Fact::ConfChanged { change, .. } = fact
+                && let Err(why) = self.core.apply_change(change)
+            {
+                let message = format!(
+                    "raft can't take the committed membership change {change:?} ({why}); this member no longer agrees \
                          with its cluster. Remove it and add it again."
-                    );
-                    self.stop(Fault::new(FaultKind::Corrupted, message), effects);
-                    return;
-                }
+                );
+                self.stop(Fault::new(FaultKind::Corrupted, message), effects);
+                return;
             }
             self.duties.observe(now, fact);
         }
@@ -331,19 +401,29 @@ impl Replica {
     fn checkpointed(&mut self, marker: Marker, effects: &mut Vec<Effect>) {
         self.checkpoint.running = false;
         let keep_from = marker.index.saturating_sub(self.config.log_keep_entries);
-        self.core.cut_log(keep_from, marker.index, self.config.log_keep_bytes);
+        self.core
+            .cut_log(keep_from, marker.index, self.config.log_keep_bytes);
         let release = self.core.first_index().saturating_sub(1).min(marker.index);
-        effects.push(Effect::Persist(LogJob { release: Some((marker, release)), ..LogJob::default() }));
+        effects.push(Effect::Persist(LogJob {
+            release: Some((marker, release)),
+            ..LogJob::default()
+        }));
     }
 
     fn start_checkpoint_if_due(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let clock = &mut self.checkpoint;
         let elapsed = now.monotonic_us.saturating_sub(clock.started_us);
-        let due = elapsed >= self.config.checkpoint_every_us || clock.bytes >= self.config.checkpoint_bytes;
+        let due = elapsed >= self.config.checkpoint_every_us
+            || clock.bytes >= self.config.checkpoint_bytes;
         if clock.running || clock.index == self.applied || !due {
             return;
         }
-        *clock = CheckpointClock { running: true, index: self.applied, started_us: now.monotonic_us, bytes: 0 };
+        *clock = CheckpointClock {
+            running: true,
+            index: self.applied,
+            started_us: now.monotonic_us,
+            bytes: 0,
+        };
         effects.push(Effect::Checkpoint);
     }
 
@@ -356,14 +436,21 @@ impl Replica {
             effects.push(Effect::Reply(ticket, Err(&error::TIMEOUT)));
         }
         self.stalled.retain(|p| p.deadline_us > now.monotonic_us);
-        if self.transfer.is_some_and(|(_, _, deadline)| deadline <= now.monotonic_us) {
+        if self
+            .transfer
+            .is_some_and(|(_, _, deadline)| deadline <= now.monotonic_us)
+        {
             let (ticket, ..) = self.transfer.take().expect("a transfer was just seen");
             effects.push(Effect::Reply(ticket, Err(&error::TIMEOUT_LEADER_TRANSFER)));
         }
     }
 
     fn timeout_error(&self) -> &'static RpcError {
-        if self.standing.leader == 0 { &error::TIMEOUT_DUE_TO_LEADER_FAIL } else { &error::TIMEOUT }
+        if self.standing.leader == 0 {
+            &error::TIMEOUT_DUE_TO_LEADER_FAIL
+        } else {
+            &error::TIMEOUT
+        }
     }
 
     /// Lets raft turn what came in into work, and passes everything on that has become possible.
@@ -418,7 +505,11 @@ impl Replica {
             }
         }
         if before.is_leader != after.is_leader {
-            self.lead_from = if after.is_leader { after.last } else { u64::MAX };
+            self.lead_from = if after.is_leader {
+                after.last
+            } else {
+                u64::MAX
+            };
             self.duties.leadership(now, after.is_leader);
         }
         if after.leader != 0 {
@@ -426,11 +517,11 @@ impl Replica {
                 self.hand_to_raft(proposal);
             }
         }
-        if let Some((ticket, target, _)) = self.transfer {
-            if after.leader == target.0 {
-                self.transfer = None;
-                effects.push(Effect::Reply(ticket, Ok(Reply::LeaderMoved)));
-            }
+        if let Some((ticket, target, _)) = self.transfer
+            && after.leader == target.0
+        {
+            self.transfer = None;
+            effects.push(Effect::Reply(ticket, Ok(Reply::LeaderMoved)));
         }
     }
 
@@ -454,8 +545,12 @@ impl Replica {
         for (ticket, wanted) in self.reads.take_ready(self.applied) {
             let reply = match wanted {
                 Wanted::Barrier => Reply::ReadReady,
-                Wanted::LeaseRenew(id) => Reply::LeaseRenewed { ttl_s: self.duties.lease_renew(now, id) },
-                Wanted::LeaseTime(id) => Reply::LeaseTime { time: self.duties.lease_time(now, id) },
+                Wanted::LeaseRenew(id) => Reply::LeaseRenewed {
+                    ttl_s: self.duties.lease_renew(now, id),
+                },
+                Wanted::LeaseTime(id) => Reply::LeaseTime {
+                    time: self.duties.lease_time(now, id),
+                },
             };
             effects.push(Effect::Reply(ticket, Ok(reply)));
         }
@@ -471,7 +566,9 @@ impl Replica {
             committed: standing.committed,
             applied: self.applied,
             proposals_pending: self.pending.len() as u64,
-            reads_are_local: standing.is_leader && standing.is_sole_voter && self.applied >= self.lead_from,
+            reads_are_local: standing.is_leader
+                && standing.is_sole_voter
+                && self.applied >= self.lead_from,
         };
         if status != self.status {
             self.status = status;
@@ -506,7 +603,9 @@ fn header_id(mut data: Bytes) -> Option<u64> {
             if length > data.len() {
                 return None;
             }
-            return etcdserverpb::RequestHeader::decode(data.split_to(length)).ok().map(|h| h.id);
+            return etcdserverpb::RequestHeader::decode(data.split_to(length))
+                .ok()
+                .map(|h| h.id);
         }
         skip_field(wire_type, tag, &mut data, DecodeContext::default()).ok()?;
     }
@@ -520,11 +619,20 @@ mod tests {
     #[test]
     fn the_id_is_found_without_decoding_the_request() {
         let request = etcdserverpb::InternalRaftRequest {
-            header: Some(etcdserverpb::RequestHeader { id: 77, ..Default::default() }),
-            put: Some(etcdserverpb::PutRequest { key: "k".into(), ..Default::default() }),
+            header: Some(etcdserverpb::RequestHeader {
+                id: 77,
+                ..Default::default()
+            }),
+            put: Some(etcdserverpb::PutRequest {
+                key: "k".into(),
+                ..Default::default()
+            }),
             ..Default::default()
         };
-        let entry = raftpb::Entry { data: Some(request.encode_to_vec().into()), ..Default::default() };
+        let entry = raftpb::Entry {
+            data: Some(request.encode_to_vec().into()),
+            ..Default::default()
+        };
         assert_eq!(request_id(&entry), Some(77));
     }
 

@@ -4,9 +4,9 @@
 //! [`ApplyWorker`] owns the replicated state, [`StoreWorker`] writes it to disk in the background.
 
 mod apply;
-mod store;
 mod log;
+mod store;
 
 pub use apply::{Answer, ApplyDone, ApplyJob, ApplyOutput, ApplyWorker, Maintained, Published};
-pub use store::{StoreDone, StoreError, StoreJob, StoreWorker};
 pub use log::{LogDone, LogJob, LogWorker};
+pub use store::{StoreDone, StoreError, StoreJob, StoreWorker};

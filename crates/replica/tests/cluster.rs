@@ -40,12 +40,19 @@ struct Cluster {
 
 fn params(me: u64, size: u64, wall_ms: u64) -> Params {
     let initial_members = (1..=size)
-        .map(|id| Member { id, peer_urls: Some(vec![format!("http://10.0.0.{id}:2380")]), ..Member::default() })
+        .map(|id| Member {
+            id,
+            peer_urls: Some(vec![format!("http://10.0.0.{id}:2380")]),
+            ..Member::default()
+        })
         .collect();
     Params {
         wal_dir: PathBuf::from("data/wal"),
         store_dir: PathBuf::from("data/store"),
-        identity: Identity { cluster_id: 77, member_id: me },
+        identity: Identity {
+            cluster_id: 77,
+            member_id: me,
+        },
         initial_members,
         config: Config {
             member: MemberId(me),
@@ -69,25 +76,54 @@ fn params(me: u64, size: u64, wall_ms: u64) -> Params {
         },
         state: state::Params::default(),
         wal: wal::Options::with_segment_bytes(64 << 10, 4 << 10),
-        segments: SegmentsOptions { segment_bytes: 16 << 10, hot_bytes: 16 << 10, ..SegmentsOptions::default() },
+        segments: SegmentsOptions {
+            segment_bytes: 16 << 10,
+            hot_bytes: 16 << 10,
+            ..SegmentsOptions::default()
+        },
         wall_ms,
     }
 }
 
 fn open(disk: &MemDisk, me: u64, size: u64, wall_ms: u64) -> Node {
     disk.create_dir_all("data/wal".as_ref()).expect("directory");
-    disk.create_dir_all("data/store".as_ref()).expect("directory");
+    disk.create_dir_all("data/store".as_ref())
+        .expect("directory");
     let booted = boot::start(Arc::new(disk.clone()), params(me, size, wall_ms)).expect("starts");
-    let Booted { replica, log, apply, store, ids, .. } = booted;
+    let Booted {
+        replica,
+        log,
+        apply,
+        store,
+        ids,
+        ..
+    } = booted;
     let view = apply.published().view;
-    Node { replica, log, apply, store, ids, view, inbox: VecDeque::new(), answers: BTreeMap::new() }
+    Node {
+        replica,
+        log,
+        apply,
+        store,
+        ids,
+        view,
+        inbox: VecDeque::new(),
+        answers: BTreeMap::new(),
+    }
 }
 
 impl Cluster {
     fn new(disks: &[MemDisk], wall_ms: u64) -> Self {
         let size = disks.len() as u64;
-        let nodes = disks.iter().zip(1..).map(|(disk, id)| (id, open(disk, id, size, wall_ms))).collect();
-        Cluster { nodes, now: Now::default(), tickets: 0 }
+        let nodes = disks
+            .iter()
+            .zip(1..)
+            .map(|(disk, id)| (id, open(disk, id, size, wall_ms)))
+            .collect();
+        Cluster {
+            nodes,
+            now: Now::default(),
+            tickets: 0,
+        }
     }
 
     /// Carries out everything that is to be done until nothing is.
@@ -108,7 +144,8 @@ impl Cluster {
     fn step(&mut self, id: u64) -> usize {
         let node = self.nodes.get_mut(&id).expect("a member");
         let mut effects = Vec::new();
-        node.replica.step(self.now, node.inbox.drain(..), &mut effects);
+        node.replica
+            .step(self.now, node.inbox.drain(..), &mut effects);
         let count = effects.len();
         for effect in effects {
             self.perform(id, effect);
@@ -120,11 +157,22 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).expect("a member");
         match effect {
             Effect::Persist(job) => {
-                let done = node.log.run([job]).expect("the disk works").expect("the disk has room");
+                let done = node
+                    .log
+                    .run([job])
+                    .expect("the disk works")
+                    .expect("the disk has room");
                 if let Some(spare) = node.log.spare_job() {
-                    assert!(node.log.install_spare(spare.run()).expect("the disk works").is_none());
+                    assert!(
+                        node.log
+                            .install_spare(spare.run())
+                            .expect("the disk works")
+                            .is_none()
+                    );
                 }
-                node.inbox.push_back(Input::Persisted { number: done.number });
+                node.inbox.push_back(Input::Persisted {
+                    number: done.number,
+                });
                 for message in done.messages {
                     self.send(message);
                 }
@@ -133,7 +181,8 @@ impl Cluster {
                 let output = node.apply.apply([job]).expect("applies");
                 node.view = output.published.view;
                 for answer in output.answers {
-                    node.answers.insert(answer.ticket, Ok(Reply::Applied(answer.applied)));
+                    node.answers
+                        .insert(answer.ticket, Ok(Reply::Applied(answer.applied)));
                 }
                 node.inbox.push_back(Input::Applied(output.done));
                 while node.apply.maintain(1000).more {}
@@ -144,7 +193,9 @@ impl Cluster {
             }
             Effect::Checkpoint => {
                 let job = node.apply.checkpoint().expect("one at a time");
-                let Ok(done) = node.store.run(job) else { panic!("the disk works") };
+                let Ok(done) = node.store.run(job) else {
+                    panic!("the disk works")
+                };
                 assert!(matches!(done, StoreDone::Checkpoint(_)));
                 let marker = node.apply.stored(done).expect("a checkpoint has a marker");
                 node.inbox.push_back(Input::Checkpointed(marker));
@@ -173,7 +224,10 @@ impl Cluster {
     }
 
     fn leader(&self) -> Option<u64> {
-        self.nodes.iter().find(|(_, node)| node.replica.status().is_leader).map(|(id, _)| *id)
+        self.nodes
+            .iter()
+            .find(|(_, node)| node.replica.status().is_leader)
+            .map(|(id, _)| *id)
     }
 
     fn elect(&mut self) -> u64 {
@@ -190,9 +244,18 @@ impl Cluster {
     fn ask(&mut self, id: u64, request: Request) -> Result<Reply, &'static proto::error::RpcError> {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        self.nodes.get_mut(&id).expect("a member").inbox.push_back(Input::Client(ticket, request));
+        self.nodes
+            .get_mut(&id)
+            .expect("a member")
+            .inbox
+            .push_back(Input::Client(ticket, request));
         self.settle();
-        self.nodes.get_mut(&id).expect("a member").answers.remove(&ticket).expect("an answer")
+        self.nodes
+            .get_mut(&id)
+            .expect("a member")
+            .answers
+            .remove(&ticket)
+            .expect("an answer")
     }
 
     fn put(&mut self, id: u64, key: &str, value: &str, lease: i64) -> i64 {
@@ -202,7 +265,13 @@ impl Cluster {
             lease,
             ..Default::default()
         };
-        match self.propose(id, pb::InternalRaftRequest { put: Some(put), ..Default::default() }) {
+        match self.propose(
+            id,
+            pb::InternalRaftRequest {
+                put: Some(put),
+                ..Default::default()
+            },
+        ) {
             Response::Put(response) => response.header.expect("a header").revision,
             other => panic!("unexpected {other:?}"),
         }
@@ -210,9 +279,21 @@ impl Cluster {
 
     fn propose(&mut self, id: u64, mut request: pb::InternalRaftRequest) -> Response {
         let request_id = self.nodes[&id].ids.next();
-        request.header = Some(pb::RequestHeader { id: request_id, ..Default::default() });
+        request.header = Some(pb::RequestHeader {
+            id: request_id,
+            ..Default::default()
+        });
         let data = request.encode_to_vec();
-        match self.ask(id, Request::Propose { id: request_id, data }).expect("accepted") {
+        match self
+            .ask(
+                id,
+                Request::Propose {
+                    id: request_id,
+                    data,
+                },
+            )
+            .expect("accepted")
+        {
             Reply::Applied(applied) => applied.outcome.expect("not rejected"),
             other => panic!("unexpected {other:?}"),
         }
@@ -220,7 +301,9 @@ impl Cluster {
 
     fn get(&self, id: u64, key: &str) -> Option<String> {
         let view = &self.nodes[&id].view;
-        let bytes = view.get(key.as_bytes(), view.revision()).expect("readable")?;
+        let bytes = view
+            .get(key.as_bytes(), view.revision())
+            .expect("readable")?;
         let kv = proto::mvccpb::KeyValue::decode(bytes).expect("decodes");
         Some(String::from_utf8(kv.value.to_vec()).expect("text"))
     }
@@ -277,11 +360,17 @@ fn three_members_agree_and_any_of_them_takes_writes() {
     cluster.put(leader, "a", "1", 0);
     cluster.put(follower, "b", "2", 0);
     cluster.tick(2);
-    let hashes: Vec<u32> =
-        cluster.nodes.values().map(|node| node.view.hash_kv(0).expect("hash").hash).collect();
+    let hashes: Vec<u32> = cluster
+        .nodes
+        .values()
+        .map(|node| node.view.hash_kv(0).expect("hash").hash)
+        .collect();
     assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
     assert_eq!(cluster.get(follower, "a").as_deref(), Some("1"));
-    assert!(matches!(cluster.ask(follower, Request::ReadBarrier), Ok(Reply::ReadReady)));
+    assert!(matches!(
+        cluster.ask(follower, Request::ReadBarrier),
+        Ok(Reply::ReadReady)
+    ));
 }
 
 #[test]
@@ -292,7 +381,12 @@ fn the_leadership_moves_on_request() {
     cluster.put(leader, "a", "1", 0);
     let target = leader % 3 + 1;
     assert!(matches!(
-        cluster.ask(leader, Request::MoveLeader { target: MemberId(target) }),
+        cluster.ask(
+            leader,
+            Request::MoveLeader {
+                target: MemberId(target)
+            }
+        ),
         Ok(Reply::LeaderMoved)
     ));
     assert_eq!(cluster.leader(), Some(target));
@@ -304,17 +398,29 @@ fn a_lease_expires_with_its_keys_and_not_while_it_is_kept_alive() {
     let mut cluster = Cluster::new(&[MemDisk::new()], 1);
     cluster.settle();
     let grant = pb::LeaseGrantRequest { id: 7, ttl: 3 };
-    cluster.propose(1, pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() });
+    cluster.propose(
+        1,
+        pb::InternalRaftRequest {
+            lease_grant: Some(grant),
+            ..Default::default()
+        },
+    );
     cluster.put(1, "a", "1", 7);
     for _ in 0..5 {
         cluster.tick(20);
-        assert!(matches!(cluster.ask(1, Request::LeaseRenew { id: 7 }), Ok(Reply::LeaseRenewed { ttl_s: Some(3) })));
+        assert!(matches!(
+            cluster.ask(1, Request::LeaseRenew { id: 7 }),
+            Ok(Reply::LeaseRenewed { ttl_s: Some(3) })
+        ));
     }
     cluster.tick(29);
     assert!(cluster.get(1, "a").is_some());
     cluster.tick(4);
     assert!(cluster.get(1, "a").is_none());
-    assert!(matches!(cluster.ask(1, Request::LeaseRenew { id: 7 }), Ok(Reply::LeaseRenewed { ttl_s: None })));
+    assert!(matches!(
+        cluster.ask(1, Request::LeaseRenew { id: 7 }),
+        Ok(Reply::LeaseRenewed { ttl_s: None })
+    ));
 }
 
 #[test]

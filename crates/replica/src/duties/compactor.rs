@@ -13,9 +13,13 @@ const MINUTE_US: u64 = 60_000_000;
 pub enum AutoCompaction {
     Off,
     /// The revisions of the last so many microseconds.
-    Periodic { retention_us: u64 },
+    Periodic {
+        retention_us: u64,
+    },
     /// The last so many revisions.
-    Revision { retention: i64 },
+    Revision {
+        retention: i64,
+    },
 }
 
 /// Samples revisions over time and says what may go.
@@ -73,7 +77,9 @@ impl Compactor {
         if now.monotonic_us >= self.sample_due_us {
             self.sample_due_us = now.monotonic_us + interval;
             self.samples.push_back(revision);
-            let kept = usize::try_from(retention_us / interval).unwrap_or(usize::MAX).saturating_add(1);
+            let kept = usize::try_from(retention_us / interval)
+                .unwrap_or(usize::MAX)
+                .saturating_add(1);
             while self.samples.len() > kept {
                 self.samples.pop_front();
             }
@@ -121,21 +127,30 @@ mod tests {
         compactor.resume(Now { monotonic_us: 0 });
         (0..minutes)
             .filter_map(|minute| {
-                let now = Now { monotonic_us: minute * MINUTE_US };
-                compactor.tick(now, 1 + 10 * minute as i64).map(|revision| (minute, revision))
+                let now = Now {
+                    monotonic_us: minute * MINUTE_US,
+                };
+                compactor
+                    .tick(now, 1 + 10 * minute as i64)
+                    .map(|revision| (minute, revision))
             })
             .collect()
     }
 
     #[test]
     fn periodic_compaction_keeps_the_retention() {
-        let hour = AutoCompaction::Periodic { retention_us: 60 * MINUTE_US };
+        let hour = AutoCompaction::Periodic {
+            retention_us: 60 * MINUTE_US,
+        };
         assert_eq!(run(hour, 190), vec![(60, 1), (120, 601), (180, 1201)]);
     }
 
     #[test]
     fn revision_compaction_keeps_the_last_revisions() {
-        assert_eq!(run(AutoCompaction::Revision { retention: 40 }, 12), vec![(5, 11), (10, 61)]);
+        assert_eq!(
+            run(AutoCompaction::Revision { retention: 40 }, 12),
+            vec![(5, 11), (10, 61)]
+        );
     }
 
     #[test]

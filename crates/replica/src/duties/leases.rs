@@ -53,11 +53,20 @@ struct Wheel {
 
 impl Leases {
     pub fn new(extend_us: u64) -> Self {
-        Leases { clocks: BTreeMap::new(), wheel: None, extend_us }
+        Leases {
+            clocks: BTreeMap::new(),
+            wheel: None,
+            extend_us,
+        }
     }
 
     pub fn known(&mut self, id: i64, ttl_s: i64, remaining_s: i64) {
-        let clock = Clock { ttl_s, remaining_s, deadline_us: u64::MAX, revoking_until_us: 0 };
+        let clock = Clock {
+            ttl_s,
+            remaining_s,
+            deadline_us: u64::MAX,
+            revoking_until_us: 0,
+        };
         self.clocks.insert(id, clock);
     }
 
@@ -84,7 +93,11 @@ impl Leases {
         let ids: Vec<i64> = self.clocks.keys().copied().collect();
         let spread = ids.len() > SPREAD_ABOVE;
         for (n, id) in ids.into_iter().enumerate() {
-            let delay = if spread { n as u64 * 1_000_000 / SPREAD_PER_SECOND } else { 0 };
+            let delay = if spread {
+                n as u64 * 1_000_000 / SPREAD_PER_SECOND
+            } else {
+                0
+            };
             self.start(now, id, self.extend_us + delay);
         }
     }
@@ -94,9 +107,19 @@ impl Leases {
     }
 
     fn start(&mut self, now: Now, id: i64, extra_us: u64) {
-        let clock = self.clocks.get_mut(&id).expect("only leases on the list are started");
-        let seconds = if clock.remaining_s > 0 { clock.remaining_s } else { clock.ttl_s };
-        clock.deadline_us = now.monotonic_us.saturating_add(micros(seconds)).saturating_add(extra_us);
+        let clock = self
+            .clocks
+            .get_mut(&id)
+            .expect("only leases on the list are started");
+        let seconds = if clock.remaining_s > 0 {
+            clock.remaining_s
+        } else {
+            clock.ttl_s
+        };
+        clock.deadline_us = now
+            .monotonic_us
+            .saturating_add(micros(seconds))
+            .saturating_add(extra_us);
         clock.revoking_until_us = 0;
         if let Some(wheel) = &mut self.wheel {
             wheel.put(clock.deadline_us, id);
@@ -105,9 +128,13 @@ impl Leases {
 
     /// Leases to revoke now, each at most once per [`RETRY_US`].
     pub fn expired(&mut self, now: Now) -> Vec<i64> {
-        let Some(wheel) = &mut self.wheel else { return Vec::new() };
+        let Some(wheel) = &mut self.wheel else {
+            return Vec::new();
+        };
         for id in wheel.turn_to(now) {
-            let Some(clock) = self.clocks.get(&id) else { continue };
+            let Some(clock) = self.clocks.get(&id) else {
+                continue;
+            };
             let look_again_us = clock.deadline_us.max(clock.revoking_until_us);
             if look_again_us > now.monotonic_us {
                 wheel.put(look_again_us, id);
@@ -118,7 +145,9 @@ impl Leases {
         let count = wheel.due.len().min(REVOKES_PER_TICK_MAX);
         let mut revoke: Vec<i64> = wheel.due.drain(..count).collect();
         revoke.retain(|id| {
-            let Some(clock) = self.clocks.get_mut(id) else { return false };
+            let Some(clock) = self.clocks.get_mut(id) else {
+                return false;
+            };
             let is_due = clock.deadline_us <= now.monotonic_us;
             if is_due {
                 clock.revoking_until_us = now.monotonic_us + RETRY_US;
@@ -144,18 +173,27 @@ impl Leases {
     pub fn time(&self, now: Now, id: i64) -> Option<(i64, i64)> {
         let clock = self.clocks.get(&id)?;
         let left_us = clock.deadline_us.saturating_sub(now.monotonic_us);
-        Some((clock.ttl_s, i64::try_from(left_us / 1_000_000).unwrap_or(i64::MAX)))
+        Some((
+            clock.ttl_s,
+            i64::try_from(left_us / 1_000_000).unwrap_or(i64::MAX),
+        ))
     }
 }
 
 fn micros(seconds: i64) -> u64 {
-    u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000)
+    u64::try_from(seconds)
+        .unwrap_or(0)
+        .saturating_mul(1_000_000)
 }
 
 impl Wheel {
     fn new(now: Now) -> Self {
         let slots = (0..SLOTS).map(|_| Vec::new()).collect();
-        Wheel { slots, position: now.monotonic_us / SLOT_US, due: Vec::new() }
+        Wheel {
+            slots,
+            position: now.monotonic_us / SLOT_US,
+            due: Vec::new(),
+        }
     }
 
     /// Puts a lease where its time ends, or a full turn ahead when that is further away.
@@ -197,7 +235,9 @@ mod tests {
 
     /// Ticks every 100 ms and returns when the lease was first revoked.
     fn expiry(leases: &mut Leases, from: u64, until: u64) -> Option<u64> {
-        (from / SLOT_US..until / SLOT_US).map(|n| n * SLOT_US).find(|us| !leases.expired(at(*us)).is_empty())
+        (from / SLOT_US..until / SLOT_US)
+            .map(|n| n * SLOT_US)
+            .find(|us| !leases.expired(at(*us)).is_empty())
     }
 
     #[test]
@@ -207,7 +247,10 @@ mod tests {
             leases.granted(at(30_000), 7, ttl);
             let expired = expiry(&mut leases, 0, 2_000 * SECOND).expect("expires");
             let due = 30_000 + ttl as u64 * SECOND;
-            assert!(expired >= due && expired <= due + 2 * SLOT_US, "ttl {ttl}: due {due}, expired {expired}");
+            assert!(
+                expired >= due && expired <= due + 2 * SLOT_US,
+                "ttl {ttl}: due {due}, expired {expired}"
+            );
         }
     }
 
@@ -235,7 +278,10 @@ mod tests {
         let second = expiry(&mut leases, first + SLOT_US, first + 10 * SECOND).expect("again");
         assert!(second >= first + RETRY_US);
         leases.revoked(7);
-        assert_eq!(expiry(&mut leases, second + SLOT_US, second + 10 * SECOND), None);
+        assert_eq!(
+            expiry(&mut leases, second + SLOT_US, second + 10 * SECOND),
+            None
+        );
     }
 
     #[test]
@@ -260,7 +306,9 @@ mod tests {
     fn expiring_leases_are_revoked_in_bounded_batches() {
         let mut leases = leader();
         (0..2_500).for_each(|id| leases.granted(at(0), id, 1));
-        let sizes: Vec<usize> = (0..20).map(|n| leases.expired(at(n * SLOT_US)).len()).collect();
+        let sizes: Vec<usize> = (0..20)
+            .map(|n| leases.expired(at(n * SLOT_US)).len())
+            .collect();
         assert!(sizes.iter().all(|n| *n <= REVOKES_PER_TICK_MAX));
         assert_eq!(sizes.iter().sum::<usize>(), 2_500);
     }

@@ -8,8 +8,10 @@
 mod compactor;
 mod leases;
 
-use proto::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, InternalRaftRequest, LeaseRevokeRequest};
 use proto::etcdserverpb::alarm_request::AlarmAction;
+use proto::etcdserverpb::{
+    AlarmRequest, AlarmType, CompactionRequest, InternalRaftRequest, LeaseRevokeRequest,
+};
 use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use state::Fact;
 
@@ -82,10 +84,13 @@ impl Duties {
         match fact {
             Fact::LeaseGranted { id, ttl_s } => self.leases.granted(now, *id, *ttl_s),
             Fact::LeaseRevoked { id } => self.leases.revoked(*id),
-            Fact::LeaseCheckpointed { id, remaining_s } => self.leases.checkpointed(*id, *remaining_s),
+            Fact::LeaseCheckpointed { id, remaining_s } => {
+                self.leases.checkpointed(*id, *remaining_s)
+            }
             Fact::ClusterVersionSet(_) => self.cluster_version_known = true,
             Fact::MemberAttributesSet(member) if member.id == self.config.member.0 => {
-                self.published = member.name == self.config.name && member.client_urls == self.config.client_urls;
+                self.published = member.name == self.config.name
+                    && member.client_urls == self.config.client_urls;
             }
             Fact::QuotaExceeded => self.no_space_to_report = true,
             _ => {}
@@ -108,20 +113,32 @@ impl Duties {
     /// What is due now. `revision` is the newest applied one.
     pub fn tick(&mut self, now: Now, revision: i64) -> Vec<Proposal> {
         let mut due = Vec::new();
-        if self.asked_us.is_none_or(|asked| now.monotonic_us >= asked + REPEAT_US) {
+        if self
+            .asked_us
+            .is_none_or(|asked| now.monotonic_us >= asked + REPEAT_US)
+        {
             self.introduce(now, &mut due);
         }
         if std::mem::take(&mut self.no_space_to_report) {
-            due.push(Proposal { request: self.no_space(), leader_only: false });
+            due.push(Proposal {
+                request: self.no_space(),
+                leader_only: false,
+            });
         }
         if self.is_leader {
             due.extend(self.leases.expired(now).into_iter().map(|id| Proposal {
-                request: InternalRaftRequest { lease_revoke: Some(LeaseRevokeRequest { id }), ..Default::default() },
+                request: InternalRaftRequest {
+                    lease_revoke: Some(LeaseRevokeRequest { id }),
+                    ..Default::default()
+                },
                 leader_only: true,
             }));
             due.extend(self.compactor.tick(now, revision).map(|revision| Proposal {
                 request: InternalRaftRequest {
-                    compaction: Some(CompactionRequest { revision, physical: false }),
+                    compaction: Some(CompactionRequest {
+                        revision,
+                        physical: false,
+                    }),
                     ..Default::default()
                 },
                 leader_only: true,
@@ -143,11 +160,17 @@ impl Duties {
     /// Publishes this member, and as leader gives a cluster without a version its first one.
     fn introduce(&mut self, now: Now, due: &mut Vec<Proposal>) {
         if !self.published {
-            due.push(Proposal { request: self.attributes(), leader_only: false });
+            due.push(Proposal {
+                request: self.attributes(),
+                leader_only: false,
+            });
             self.asked_us = Some(now.monotonic_us);
         }
         if self.is_leader && !self.cluster_version_known {
-            due.push(Proposal { request: self.version(), leader_only: true });
+            due.push(Proposal {
+                request: self.version(),
+                leader_only: true,
+            });
             self.asked_us = Some(now.monotonic_us);
         }
     }
@@ -167,7 +190,9 @@ impl Duties {
 
     fn version(&self) -> InternalRaftRequest {
         InternalRaftRequest {
-            cluster_version_set: Some(ClusterVersionSetRequest { ver: self.config.cluster_version.clone() }),
+            cluster_version_set: Some(ClusterVersionSetRequest {
+                ver: self.config.cluster_version.clone(),
+            }),
             ..Default::default()
         }
     }

@@ -28,6 +28,9 @@ pub(super) struct Chunk {
     pub count: usize,
 }
 
+/// What a watcher wants of a batch: with previous versions or not, and which events by position.
+type Selection = (bool, Box<[u32]>);
+
 /// A run of events that are about to be delivered, with everything that was already encoded of them.
 pub(super) struct Batch<'a, V> {
     events: &'a [Event],
@@ -35,7 +38,7 @@ pub(super) struct Batch<'a, V> {
     bytes_max: usize,
     /// By event: the key's previous version, if somebody asked already.
     previous: Vec<Option<Option<Bytes>>>,
-    made: BTreeMap<(bool, Box<[u32]>), Rc<[Chunk]>>,
+    made: BTreeMap<Selection, Rc<[Chunk]>>,
 }
 
 impl<'a, V: History> Batch<'a, V> {

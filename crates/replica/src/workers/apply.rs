@@ -71,38 +71,70 @@ pub struct Maintained {
 
 impl ApplyWorker {
     pub(crate) fn new(state: State) -> Self {
-        ApplyWorker { state, store_busy: false, marker: None, physical: Vec::new() }
+        ApplyWorker {
+            state,
+            store_busy: false,
+            marker: None,
+            physical: Vec::new(),
+        }
     }
 
     /// Applies all jobs as one batch.
     ///
     /// # Errors
     /// A fault means that this member's state can't be trusted to follow the log any more; it must stop.
-    pub fn apply(&mut self, jobs: impl IntoIterator<Item = ApplyJob>) -> Result<ApplyOutput, Fault> {
+    pub fn apply(
+        &mut self,
+        jobs: impl IntoIterator<Item = ApplyJob>,
+    ) -> Result<ApplyOutput, Fault> {
         let mut answers = Vec::new();
         let mut events = Vec::new();
         let mut done = ApplyDone::default();
         for (entry, ticket) in jobs.into_iter().flat_map(|job| job.entries) {
             let mut applied = self.state.apply(&entry)?;
-            assert_eq!(applied.index, entry.index(), "the state applied another entry than it was given");
+            assert_eq!(
+                applied.index,
+                entry.index(),
+                "the state applied another entry than it was given"
+            );
             done.bytes += entry.data.as_ref().map_or(0, |data| data.len() as u64) + ENTRY_OVERHEAD;
             events.append(&mut applied.events);
-            let is_physical = applied.facts.iter().any(|f| matches!(f, Fact::Compacted { physical: true, .. }));
+            let is_physical = applied
+                .facts
+                .iter()
+                .any(|f| matches!(f, Fact::Compacted { physical: true, .. }));
             done.facts.append(&mut applied.facts);
             if let Some(ticket) = ticket {
-                let answer = Answer { ticket, applied: Box::new(applied) };
-                if is_physical { self.physical.push(answer) } else { answers.push(answer) }
+                let answer = Answer {
+                    ticket,
+                    applied: Box::new(applied),
+                };
+                if is_physical {
+                    self.physical.push(answer)
+                } else {
+                    answers.push(answer)
+                }
             }
         }
         (done.index, done.term) = self.state.applied();
         let view = self.state.view();
         done.revision = view.revision();
-        Ok(ApplyOutput { published: Published { view, events: events.into() }, answers, done })
+        Ok(ApplyOutput {
+            published: Published {
+                view,
+                events: events.into(),
+            },
+            answers,
+            done,
+        })
     }
 
     /// The state as it is now, without new events.
     pub fn published(&self) -> Published {
-        Published { view: self.state.view(), events: Arc::new([]) }
+        Published {
+            view: self.state.view(),
+            events: Arc::new([]),
+        }
     }
 
     /// Work for the store worker that makes everything applied so far durable; `None` while one is under way.
@@ -113,7 +145,12 @@ impl ApplyWorker {
         self.store_busy = true;
         let (index, term) = self.state.applied();
         let conf_state = self.state.view().members().conf_state();
-        self.marker = Some(Marker { index, term, conf_state, restart: false });
+        self.marker = Some(Marker {
+            index,
+            term,
+            conf_state,
+            restart: false,
+        });
         Some(StoreJob::Checkpoint(self.state.checkpoint()))
     }
 
@@ -141,7 +178,11 @@ impl ApplyWorker {
     /// done, the calls that wait for a physical compaction are answered.
     pub fn maintain(&mut self, budget: usize) -> Maintained {
         let more = self.state.maintain(budget);
-        let answers = if more { Vec::new() } else { std::mem::take(&mut self.physical) };
+        let answers = if more {
+            Vec::new()
+        } else {
+            std::mem::take(&mut self.physical)
+        };
         Maintained { more, answers }
     }
 

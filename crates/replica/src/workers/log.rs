@@ -40,7 +40,11 @@ pub struct LogWorker {
 
 impl LogWorker {
     pub(crate) fn new(wal: Wal) -> Self {
-        LogWorker { wal, commit: None, held: Vec::new() }
+        LogWorker {
+            wal,
+            commit: None,
+            held: Vec::new(),
+        }
     }
 
     /// Makes the jobs durable, in order. `None` while the disk is full: the jobs are kept, nothing is acknowledged, and
@@ -48,7 +52,10 @@ impl LogWorker {
     ///
     /// # Errors
     /// A failed write or sync: what is on the disk is unknown, the member must stop.
-    pub fn run(&mut self, jobs: impl IntoIterator<Item = LogJob>) -> Result<Option<LogDone>, Fault> {
+    pub fn run(
+        &mut self,
+        jobs: impl IntoIterator<Item = LogJob>,
+    ) -> Result<Option<LogDone>, Fault> {
         self.held.extend(jobs);
         self.retry()
     }
@@ -76,7 +83,11 @@ impl LogWorker {
             done.number = done.number.max(job.number);
             done.messages.extend(job.messages);
             if let Some((marker, index)) = job.release {
-                let marker = Batch { marker: Some(&marker), sync: true, ..Batch::default() };
+                let marker = Batch {
+                    marker: Some(&marker),
+                    sync: true,
+                    ..Batch::default()
+                };
                 self.wal.append(&marker)?;
                 self.wal.release(index)?;
             }
@@ -88,12 +99,24 @@ impl LogWorker {
         if !merged.is_written() {
             return Ok(());
         }
-        let (last, earlier) = merged.runs.split_last().map_or((&[][..], &[][..]), |(last, rest)| (&last[..], rest));
+        let (last, earlier) = merged
+            .runs
+            .split_last()
+            .map_or((&[][..], &[][..]), |(last, rest)| (&last[..], rest));
         let mut hard_state = merged.hard_state.as_ref();
         for run in earlier {
-            self.wal.append(&Batch { hard_state: hard_state.take(), entries: run, ..Batch::default() })?;
+            self.wal.append(&Batch {
+                hard_state: hard_state.take(),
+                entries: run,
+                ..Batch::default()
+            })?;
         }
-        self.wal.append(&Batch { hard_state, entries: last, sync: merged.must_sync, ..Batch::default() })
+        self.wal.append(&Batch {
+            hard_state,
+            entries: last,
+            sync: merged.must_sync,
+            ..Batch::default()
+        })
     }
 
     /// A spare segment to prepare in the background, when one is needed. Ask after every run.
@@ -123,11 +146,16 @@ struct Merged {
 
 impl Merged {
     fn of(jobs: &[LogJob], commit: Option<raftpb::HardState>) -> Self {
-        let mut merged = Merged { hard_state: commit, ..Merged::default() };
+        let mut merged = Merged {
+            hard_state: commit,
+            ..Merged::default()
+        };
         for job in jobs {
             merged.must_sync |= job.must_sync;
             merged.hard_state = job.hard_state.or(merged.hard_state);
-            let Some(first) = job.entries.first() else { continue };
+            let Some(first) = job.entries.first() else {
+                continue;
+            };
             match merged.runs.last_mut() {
                 Some(run) if run.last().map(|e| e.index() + 1) == Some(first.index()) => {
                     run.extend(job.entries.iter().cloned());

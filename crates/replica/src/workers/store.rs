@@ -25,7 +25,7 @@ pub enum StoreDone {
 pub enum StoreError {
     /// The disk is full. Run the job again later: nothing is lost meanwhile, because the log is cut only up to what a
     /// checkpoint holds.
-    NoSpace(StoreJob, Fault),
+    NoSpace(Box<StoreJob>, Fault),
     /// The member must stop.
     Fault(Fault),
 }
@@ -45,14 +45,17 @@ impl StoreWorker {
         match job {
             StoreJob::Checkpoint(checkpoint) => match checkpoint.run(&mut self.catalog) {
                 Ok(done) => Ok(StoreDone::Checkpoint(done)),
-                Err(fault) if fault.kind() == FaultKind::NoSpace => {
-                    Err(StoreError::NoSpace(StoreJob::Checkpoint(checkpoint), fault))
-                }
+                Err(fault) if fault.kind() == FaultKind::NoSpace => Err(StoreError::NoSpace(
+                    Box::new(StoreJob::Checkpoint(checkpoint)),
+                    fault,
+                )),
                 Err(fault) => Err(StoreError::Fault(fault)),
             },
             StoreJob::Rewrite(rewrite) => match rewrite.run() {
                 Ok(done) => Ok(StoreDone::Rewrite(done)),
-                Err(fault) if fault.kind() == FaultKind::NoSpace => Ok(StoreDone::RewriteAbandoned(fault)),
+                Err(fault) if fault.kind() == FaultKind::NoSpace => {
+                    Ok(StoreDone::RewriteAbandoned(fault))
+                }
                 Err(fault) => Err(StoreError::Fault(fault)),
             },
         }
