@@ -6,11 +6,13 @@
 //! What it never does: it opens no socket, starts no thread, asks no clock and rolls no dice. `std::fs` appears in
 //! `disk/os.rs` and nowhere else. Nothing here retries a failed sync: the error is a [`fault::Fault`] and the member stops.
 //!
-//! Start with [`disk`] for what is assumed of a disk.
+//! Start with [`disk`] for what is assumed of a disk, then [`wal::Wal::open`] and [`wal::Wal::append`] for the one durable
+//! promise of a member, [`checkpoint`] for what a restart begins with, and [`datadir`] for where it all lies.
 #![forbid(unsafe_code)]
 
 pub mod catalog;
 pub mod checkpoint;
+pub mod datadir;
 pub mod disk;
 pub mod fault;
 pub mod segments;

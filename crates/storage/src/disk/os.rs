@@ -1,5 +1,9 @@
 //! The operating system's disk. The only place in the core crates that uses `std::fs`.
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this file is what the rest goes through")]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "this file is what the rest goes through"
+)]
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;

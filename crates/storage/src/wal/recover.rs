@@ -116,6 +116,19 @@ pub(super) fn verify(disk: &dyn Disk, dir: &Path) -> Result<Verified, Fault> {
     })
 }
 
+pub(super) fn identity(disk: &dyn Disk, dir: &Path) -> Result<Identity, Fault> {
+    let files = list(disk, dir)?;
+    let Some((_, name)) = files.segments.last() else {
+        return Err(Fault::gap(dir.display(), "the log has no segment"));
+    };
+    let file = disk
+        .open(&dir.join(name), Open::Read)
+        .map_err(|e| Fault::read_failed(display(name), &e))?;
+    Ok(Scanner::new(name, file, &Options::default())?
+        .opening()?
+        .identity)
+}
+
 /// Reads all segments in order.
 pub(super) fn scan(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Scanned, Fault> {
     let files = list(disk, dir)?;

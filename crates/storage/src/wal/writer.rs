@@ -243,6 +243,25 @@ impl Wal {
         }
     }
 
+    /// Whose log is in `dir`, read from its newest segment; nothing else is checked.
+    pub fn identity_of(disk: &dyn Disk, dir: &Path) -> Result<Identity, Fault> {
+        recover::identity(disk, dir)
+    }
+
+    /// Removes every file of the log in `dir`, for a log whose creation was interrupted. Not durable until the caller has
+    /// synced the directory.
+    pub(crate) fn discard(disk: &dyn Disk, dir: &Path) -> Result<(), Fault> {
+        for name in disk
+            .list(dir)
+            .map_err(|error| Fault::read_failed(dir.display(), &error))?
+        {
+            if Name::parse(&name) != Name::Other {
+                remove(disk, &dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes a batch with one write, and if it asks for it makes it durable with one sync. `Ok` for a batch with `sync`
     /// is the member's promise that it survives every crash.
     ///
