@@ -13,69 +13,101 @@ use std::process::Command;
 #[test]
 fn random_operations_get_etcds_answers() {
     let suite = "difftest";
-    let (tester, python, reference, ours) = need!(suite, tools());
+    let tools = need!(suite, Tools::find());
     let seed = seed();
-    let operations = number("QUORATE_OPS", 20_000);
+    let operations = number("QUORATE_OPS", 20_000).to_string();
     note(&format!(
         "difftest: QUORATE_SEED={seed} QUORATE_OPS={operations}, against {}",
-        reference.name
+        tools.reference.name
     ));
-    let mut command = Command::new(&python.path);
-    command.arg(tester.join("difftest.py"));
-    command.args([
-        "--spawn-a",
-        &reference.path.to_string_lossy(),
-        "--spawn-b",
-        &ours.path.to_string_lossy(),
-    ]);
+    let mut command = tools.command();
     command.args([
         "--features",
         "kv,txn,lease,watch,maint,raw",
         "--ops",
-        &operations.to_string(),
+        &operations,
         "--seed",
         &seed.to_string(),
     ]);
-    command.arg("--ignore").arg(rules());
     run(suite, &mut command);
 }
+
+/// Operations of the corpus that Quorate does not serve yet, with the reason. A file that has one is not replayed.
+const NOT_SERVED: &[(&str, &str)] = &[("auth_enable", "authentication is not served yet")];
 
 #[test]
 fn the_corpus_of_old_divergences_and_poison_passes() {
     let suite = "difftest corpus";
-    let (tester, python, reference, ours) = need!(suite, tools());
-    let mut command = Command::new(&python.path);
-    command.arg(tester.join("difftest.py"));
-    command.args([
-        "--spawn-a",
-        &reference.path.to_string_lossy(),
-        "--spawn-b",
-        &ours.path.to_string_lossy(),
-    ]);
-    command
-        .arg("--ignore")
-        .arg(rules())
-        .arg("--replay")
-        .arg(tester.join("corpus"));
+    let tools = need!(suite, Tools::find());
+    let chosen = tempfile::tempdir().expect("a scratch folder");
+    let mut count = 0;
+    for entry in std::fs::read_dir(tools.tester.join("corpus")).expect("the corpus") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("UTF-8");
+        let name = path.file_name().expect("a name");
+        match NOT_SERVED
+            .iter()
+            .find(|(operation, _)| text.contains(&format!("\"{operation}\"")))
+        {
+            Some((_, reason)) => note(&format!(
+                "{suite}: {} is not replayed: {reason}",
+                name.to_string_lossy()
+            )),
+            None => {
+                std::fs::write(chosen.path().join(name), text).expect("a copy");
+                count += 1;
+            }
+        }
+    }
+    assert!(
+        count >= 7,
+        "only {count} files of the corpus could be replayed"
+    );
+    let mut command = tools.command();
+    command.arg("--replay").arg(chosen.path());
     run(suite, &mut command);
 }
 
-fn tools() -> Result<(PathBuf, Program, Program, Program), String> {
-    let beside = repository().join("../shared/tools/difftest");
-    let folder = std::env::var_os("QUORATE_DIFFTEST_DIR").map_or(beside, PathBuf::from);
-    if !folder.join("difftest.py").is_file() {
-        return Err(format!("there is no difftest.py in {}", folder.display()));
-    }
-    Ok((
-        folder,
-        programs::peer("python", "bin/python")?,
-        programs::etcd_reference()?,
-        programs::quorate()?,
-    ))
+/// What a run needs.
+struct Tools {
+    tester: PathBuf,
+    python: Program,
+    reference: Program,
+    ours: Program,
 }
 
-fn rules() -> PathBuf {
-    repository().join("crates/conformance/difftest/quorate.rules")
+impl Tools {
+    fn find() -> Result<Tools, String> {
+        let beside = repository().join("../shared/tools/difftest");
+        let tester = std::env::var_os("QUORATE_DIFFTEST_DIR").map_or(beside, PathBuf::from);
+        if !tester.join("difftest.py").is_file() {
+            return Err(format!("there is no difftest.py in {}", tester.display()));
+        }
+        let python = programs::peer("python", "bin/python")?;
+        Ok(Tools {
+            tester,
+            python,
+            reference: programs::etcd_reference()?,
+            ours: programs::quorate()?,
+        })
+    }
+
+    /// The tester with both servers and the rules that hold for them.
+    fn command(&self) -> Command {
+        let rules = repository().join("crates/conformance/difftest");
+        let mut command = Command::new(&self.python.path);
+        command.arg(self.tester.join("difftest.py"));
+        command
+            .arg("--spawn-a")
+            .arg(&self.reference.path)
+            .arg("--spawn-b")
+            .arg(&self.ours.path);
+        command.arg("--ignore").arg(rules.join("quorate.rules"));
+        if self.reference.name == "etcd-3.5.1" {
+            command.arg("--ignore").arg(rules.join("etcd-3.5.1.rules"));
+        }
+        command
+    }
 }
 
 fn run(suite: &str, command: &mut Command) {
