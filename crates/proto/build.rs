@@ -1,5 +1,8 @@
 //! Compiles `protos/*.proto` into Rust. Pure Rust all the way: no `protoc` needed.
-#![allow(clippy::disallowed_methods, reason = "a build script reads its environment and writes its output")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a build script reads its environment and writes its output"
+)]
 
 use std::{env, error::Error, fs, path::PathBuf};
 
