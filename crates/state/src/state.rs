@@ -6,24 +6,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use prost::Message;
-use proto::etcdserverpb::AlarmMember;
-use proto::leasepb;
-use proto::raftpb::{ConfState, Entry};
-use storage::catalog::{Recovered, Table, Tables as StoredTables};
+use proto::raftpb::Entry;
+use storage::catalog::{Recovered, Table};
 use storage::checkpoint::{CheckpointDone, CheckpointJob};
 use storage::disk::Disk;
 use storage::fault::{Fault, FaultKind};
 use storage::segments::{RewriteJob, Rewritten, Segments, SegmentsOptions};
 
 use crate::apply;
-use crate::lease::{self, Lease};
-use crate::membership::{self, Member, Membership};
+use crate::lease;
 use crate::mvcc::Store;
 use crate::mvcc::load::Loader;
 use crate::outcome::Applied;
-use crate::tables::{self, Rows, Tables};
-use crate::version::{ClusterVersion, Version};
+use crate::restore;
+use crate::tables::{self, Tables};
+use crate::version::Version;
 use crate::view::{ReadView, Small};
 
 /// What etcd lets each member decide by its configuration although it is used when applying. All members must agree on the first four.
@@ -99,23 +96,23 @@ impl State {
         let Recovered {
             applied,
             segments: ends,
-            tables: stored,
+            tables,
         } = recovered;
         let mut loader = Loader::default();
-        let segments = Segments::open_with(disk, dir, &ends, options, |meta| loader.push(meta))?;
-        let mut state = State::new(
-            params,
-            Store::new(segments),
-            Tables::restore(rows_of(&stored)),
-        );
-        state.applied = applied;
-        state.restore_tables(&stored)?;
-        let compacted = compacted_revision(&stored)?;
-        loader.finish(&mut state.store, compacted, &mut state.leases)?;
-        Ok(state)
+        let mut first_fault = None;
+        let segments = Segments::open_with(disk, dir, &ends, options, |meta| {
+            if let Err(fault) = loader.push(meta) {
+                first_fault.get_or_insert(fault);
+            }
+        })?;
+        if let Some(fault) = first_fault {
+            return Err(fault);
+        }
+        let rows = restore::rows_of(&tables);
+        restore::state(params, segments, loader, rows, applied)
     }
 
-    fn new(params: Params, store: Store, tables: Tables) -> State {
+    pub(crate) fn new(params: Params, store: Store, tables: Tables) -> State {
         State {
             params,
             store,
@@ -251,141 +248,4 @@ impl State {
             ),
         ))
     }
-
-    fn restore_tables(&mut self, stored: &StoredTables) -> Result<(), Fault> {
-        refuse_auth(stored)?;
-        for (key, value) in stored.iter(Table::Lease) {
-            let lease =
-                leasepb::Lease::decode(value).map_err(|error| damaged(Table::Lease, key, error))?;
-            if key != lease::row_key(lease.id) {
-                return Err(damaged(Table::Lease, key, "the row is about another lease"));
-            }
-            self.leases.restore(
-                lease.id,
-                Lease {
-                    ttl_s: lease.ttl,
-                    remaining_s: lease.remaining_ttl,
-                },
-            );
-        }
-        let mut small = Small {
-            members: members_of(stored)?,
-            version: version_of(stored)?,
-            ..Small::default()
-        };
-        for (key, _) in stored.iter(Table::Alarm) {
-            let alarm =
-                AlarmMember::decode(key).map_err(|error| damaged(Table::Alarm, key, error))?;
-            small.alarms.raise(alarm.member_id, alarm.alarm);
-        }
-        self.small = Arc::new(small);
-        Ok(())
-    }
-}
-
-/// Rows of all tables that are kept as rows.
-fn rows_of(stored: &StoredTables) -> Rows {
-    let mut rows = Rows::new();
-    for table in Table::ALL
-        .into_iter()
-        .filter(|table| *table != Table::Lease)
-    {
-        rows.extend(
-            stored
-                .iter(table)
-                .map(|(key, value)| ((table, key.to_vec()), value.to_vec())),
-        );
-    }
-    rows
-}
-
-fn members_of(stored: &StoredTables) -> Result<Membership, Fault> {
-    let mut members = Vec::new();
-    for (key, value) in stored.iter(Table::Members) {
-        let member =
-            Member::from_json(value).map_err(|error| damaged(Table::Members, key, error))?;
-        if key != membership::id_to_hex(member.id).as_bytes() {
-            return Err(damaged(
-                Table::Members,
-                key,
-                "the row is about another member",
-            ));
-        }
-        members.push(member);
-    }
-    let mut removed = Vec::new();
-    for (key, _) in stored.iter(Table::MembersRemoved) {
-        let id = std::str::from_utf8(key)
-            .ok()
-            .and_then(membership::id_from_hex);
-        removed.push(
-            id.ok_or_else(|| damaged(Table::MembersRemoved, key, "the key is no member id"))?,
-        );
-    }
-    let conf_state = match stored.get(Table::Meta, tables::meta::CONF_STATE) {
-        Some(json) => membership::conf_state_from_json(json)
-            .map_err(|error| damaged(Table::Meta, tables::meta::CONF_STATE, error))?,
-        None => ConfState::default(),
-    };
-    Ok(Membership::restore(members, removed, &conf_state))
-}
-
-fn version_of(stored: &StoredTables) -> Result<ClusterVersion, Fault> {
-    let mut version = ClusterVersion::default();
-    if let Some(text) = stored.get(Table::Cluster, tables::cluster::CLUSTER_VERSION) {
-        let parsed = std::str::from_utf8(text).ok().and_then(Version::parse);
-        let key = tables::cluster::CLUSTER_VERSION;
-        version.version =
-            Some(parsed.ok_or_else(|| damaged(Table::Cluster, key, "the value is no version"))?);
-    }
-    if let Some(json) = stored.get(Table::Cluster, tables::cluster::DOWNGRADE) {
-        let target = membership::downgrade_from_json(json)
-            .map_err(|error| damaged(Table::Cluster, tables::cluster::DOWNGRADE, error))?;
-        version.downgrade_target = target;
-    }
-    Ok(version)
-}
-
-/// The later of the two markers: what was scheduled before a restart is in force after it.
-fn compacted_revision(stored: &StoredTables) -> Result<i64, Fault> {
-    let mut compacted = -1;
-    for key in [
-        tables::meta::SCHEDULED_COMPACT_REV,
-        tables::meta::FINISHED_COMPACT_REV,
-    ] {
-        if let Some(value) = stored.get(Table::Meta, key) {
-            let main = value.first_chunk().map(|main| i64::from_be_bytes(*main));
-            let main = main
-                .filter(|main| *main >= 0)
-                .ok_or_else(|| damaged(Table::Meta, key, "the value is no revision"))?;
-            compacted = compacted.max(main);
-        }
-    }
-    Ok(compacted)
-}
-
-/// This version answers as a cluster without users. With users stored, that would open what they close.
-fn refuse_auth(stored: &StoredTables) -> Result<(), Fault> {
-    let enabled = stored
-        .get(Table::Auth, tables::auth::AUTH_ENABLED)
-        .is_some_and(|value| value != [0]);
-    if enabled || stored.len(Table::AuthUsers) + stored.len(Table::AuthRoles) > 0 {
-        return Err(Fault::new(
-            FaultKind::Format,
-            "the data has users, roles or authentication enabled, which this version does not support; \
-             the member does not start, because it would let everybody in.",
-        ));
-    }
-    Ok(())
-}
-
-fn damaged(table: Table, key: &[u8], what: impl std::fmt::Display) -> Fault {
-    Fault::new(
-        FaultKind::Corrupted,
-        format!(
-            "table {}, key \"{}\": {what}; the member cannot start. Remove it from the cluster and add it again, or restore from a snapshot.",
-            table.name(),
-            key.escape_ascii()
-        ),
-    )
 }

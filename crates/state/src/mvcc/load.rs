@@ -27,19 +27,11 @@ pub(crate) struct Loader {
     keys: Vec<u8>,
     items: Vec<Item>,
     newest: Revision,
-    /// The first description that cannot be.
-    fault: Option<Fault>,
 }
 
 impl Loader {
     /// Takes the next description; revisions must grow.
-    pub(crate) fn push(&mut self, meta: &RecordMeta<'_>) {
-        if let Err(fault) = self.try_push(meta) {
-            self.fault.get_or_insert(fault);
-        }
-    }
-
-    fn try_push(&mut self, meta: &RecordMeta<'_>) -> Result<(), Fault> {
+    pub(crate) fn push(&mut self, meta: &RecordMeta<'_>) -> Result<(), Fault> {
         let Revision { main, sub } = meta.revision;
         if meta.revision <= self.newest
             || main < 1
@@ -80,9 +72,6 @@ impl Loader {
         compacted: i64,
         leases: &mut lease::Table,
     ) -> Result<(), Fault> {
-        if let Some(fault) = self.fault.take() {
-            return Err(fault);
-        }
         store.index = self.index(leases);
         store.revision = self.newest.main.max(compacted).max(1);
         store.compacted = compacted;

@@ -312,10 +312,10 @@ impl Model {
         path
     }
 
-    fn check<'a>(
+    fn check(
         &self,
         txn: &pb::TxnRequest,
-        path: &mut dyn Iterator<Item = &'a bool>,
+        path: &mut dyn Iterator<Item = &bool>,
     ) -> Result<(), Refused> {
         let taken = *path.next().expect("a branch");
         for op in if taken { &txn.success } else { &txn.failure } {
@@ -336,10 +336,10 @@ impl Model {
         Ok(())
     }
 
-    fn execute<'a>(
+    fn execute(
         &mut self,
         txn: &pb::TxnRequest,
-        path: &mut dyn Iterator<Item = &'a bool>,
+        path: &mut dyn Iterator<Item = &bool>,
     ) -> Result<pb::TxnResponse, Refused> {
         let succeeded = *path.next().expect("a branch");
         let mut responses = Vec::new();
