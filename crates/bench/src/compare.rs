@@ -165,10 +165,17 @@ pub fn run(settings: &Settings) -> Result<Comparison> {
         }
     }
     let rows = run.rows(&cases, wanted);
+    let machine = procfs::machine(&settings.dir);
+    if machine.ends_with("tmpfs") {
+        run.notes.push(format!(
+            "{} is kept in memory, so nothing was really synced: choose a disk with --dir",
+            settings.dir.display()
+        ));
+    }
     Ok(Comparison {
         servers: settings.servers.clone().map(|s| (s.name, s.command)),
         suite: settings.suite.clone(),
-        machine: procfs::machine(&settings.dir),
+        machine,
         quick: settings.sizes.keys < Sizes::FULL.keys,
         rows,
         others_cores: [

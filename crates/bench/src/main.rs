@@ -6,7 +6,7 @@ use bench::compare::{self, Comparison};
 use bench::engine::Client;
 use bench::load::messages;
 use bench::transport::http2::Method;
-use bench::{plot, report, table, workload};
+use bench::{plot, report, servers, table, workload};
 use clap::Parser;
 use serde::Serialize;
 use std::path::Path;
@@ -52,6 +52,7 @@ fn run(command: &Command) -> Result<ExitCode> {
 }
 
 fn run_compare(args: &Compare) -> Result<ExitCode> {
+    servers::clean_up_on_signal()?;
     let result = compare::run(&args.settings())?;
     print(
         args.json,

@@ -57,14 +57,13 @@ pub fn text(report: &Report) -> String {
         "operation"
     };
     if let (Some(cpu), Some(each)) = (report.server_cpu_s, report.server_cpu_us_per_op) {
-        line(
-            &mut out,
-            "server CPU",
-            &format!(
-                "{each:.2} us per {unit} ({:.2} cores)",
-                cpu / report.seconds.max(1e-9)
-            ),
-        );
+        let cores = cpu / report.seconds.max(1e-9);
+        let each = if report.units() > 0 {
+            format!("{each:.2} us per {unit}, ")
+        } else {
+            String::new()
+        };
+        line(&mut out, "server CPU", &format!("{each}{cores:.3} cores"));
     }
     if let Some(memory) = &report.server_memory {
         let parts = format!(

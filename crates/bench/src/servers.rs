@@ -1,6 +1,7 @@
 //! Servers as child processes: start on free ports and a fresh directory, wait until ready, pause, restart, stop.
 //!
-//! A server is ended by its own process id and its directory removed when the value is dropped, also after an error.
+//! A server is ended by its own process id and its directory removed when the value is dropped, also after an error; and on SIGINT and SIGTERM after
+//! [`clean_up_on_signal`].
 
 use crate::engine::{self, Client, Nanos, Target};
 use crate::load::messages;
@@ -11,8 +12,12 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// Process ids and directories of the servers that run, for [`clean_up_on_signal`].
+static RUNNING: Mutex<Vec<(u32, PathBuf)>> = Mutex::new(Vec::new());
 
 const START: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(60);
@@ -177,6 +182,7 @@ impl Server {
             );
             std::thread::sleep(Duration::from_millis(1));
         }
+        forget(self.child.id());
         Ok(())
     }
 
@@ -225,6 +231,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        forget(self.child.id());
         // SIGKILL ends a paused process as well.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -243,9 +250,56 @@ fn spawn(spec: &Spec, client: u16, peer: u16, dir: &Path) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    command
+    let child = command
         .spawn()
-        .with_context(|| format!("cannot start {}", words[0]))
+        .with_context(|| format!("cannot start {}", words[0]))?;
+    running().push((child.id(), dir.to_owned()));
+    Ok(child)
+}
+
+/// Ends this process on SIGINT or SIGTERM, but first the servers it started, and removes their directories.
+pub fn clean_up_on_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        [
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        ]
+    };
+    let wait = move || {
+        let [interrupt, terminate] = &mut signals;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        for (pid, dir) in running().drain(..) {
+            if let Some(pid) = Pid::from_raw(pid as i32) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        std::process::exit(130);
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(wait)?;
+    Ok(())
+}
+
+/// The list stays usable after a panic elsewhere: it is only pushed to and cut.
+fn running() -> MutexGuard<'static, Vec<(u32, PathBuf)>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The process has ended: its id may soon be another's.
+fn forget(pid: u32) {
+    running().retain(|r| r.0 != pid);
 }
 
 fn log_path(dir: &Path) -> PathBuf {
