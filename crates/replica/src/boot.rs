@@ -8,7 +8,6 @@
 //! A new member of a new cluster writes one configuration entry per initial member into its own log, the same on all of
 //! them, and counts them as committed: that is how etcd bootstraps, and it makes the membership part of the log.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -16,6 +15,7 @@ use proto::raftpb;
 use state::membership::{ChangeContext, Member};
 use state::{Params as StateParams, State};
 use storage::catalog::Catalog;
+use storage::datadir::{self, DataDir, Layout, Permissions};
 use storage::disk::Disk;
 use storage::fault::{Fault, FaultKind};
 use storage::segments::SegmentsOptions;
@@ -31,10 +31,10 @@ use crate::workers::{ApplyWorker, LogWorker, StoreWorker};
 /// What a member must be told to start.
 #[derive(Clone)]
 pub struct Params {
-    /// Directory of the write-ahead log.
-    pub wal_dir: PathBuf,
-    /// Directory of segments and catalog.
-    pub store_dir: PathBuf,
+    /// Where log and store are.
+    pub layout: Layout,
+    /// What to do about a directory that others may enter.
+    pub permissions: Permissions,
     /// Who the member is in a new cluster. A directory that belongs to another is refused.
     pub identity: Identity,
     /// Members of a new cluster, this one among them. Ignored when the directory holds a member already.
@@ -54,6 +54,8 @@ pub struct Booted {
     pub apply: ApplyWorker,
     pub store: StoreWorker,
     pub ids: Arc<RequestIds>,
+    /// Keeps the directory ours; drop it last.
+    pub data_dir: DataDir,
     /// Whether the directory was new.
     pub is_new: bool,
 }
@@ -64,29 +66,25 @@ pub struct Booted {
 /// Whatever makes the member unable to start, with what to do about it: damage, a foreign identity, a full disk, a log
 /// and a store that do not belong together.
 pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
-    let is_new = !Wal::exists(&*disk, &params.wal_dir)?;
-    let (catalog, recovered) = Catalog::open(disk.clone(), &params.store_dir)?;
-    if is_new && recovered.is_some() {
-        return Err(Fault::gap(
-            format_args!("write-ahead log {}", params.wal_dir.display()),
-            "the store beside it holds a member's data, but there is no log",
-        ));
+    let mut data_dir = DataDir::acquire(disk.clone(), params.layout.clone(), params.permissions)?;
+    let is_new = data_dir.state() == datadir::State::Fresh;
+    if is_new {
+        data_dir.create(params.identity, params.wal.clone(), |wal, _| {
+            found(wal, &params.initial_members)
+        })?;
     }
-    let (wal, log) = open_log(&disk, &params, is_new)?;
+    let (wal, log) = data_dir.open_wal(params.wal.clone(), Some(params.identity))?;
+    let store_dir = params.layout.store_dir();
+    let (catalog, recovered) = Catalog::open(disk.clone(), &store_dir)?;
     let state = match recovered {
         Some(recovered) => State::open(
             params.state.clone(),
             recovered,
             disk,
-            &params.store_dir,
+            &store_dir,
             params.segments,
         )?,
-        None => State::create(
-            params.state.clone(),
-            disk,
-            &params.store_dir,
-            params.segments,
-        )?,
+        None => State::create(params.state.clone(), disk, &store_dir, params.segments)?,
     };
     let core = start_raft(&params, &state, log)?;
     let ids = Arc::new(RequestIds::new(params.config.member, params.wall_ms));
@@ -107,54 +105,20 @@ pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
         apply: ApplyWorker::new(state),
         store: StoreWorker::new(catalog),
         ids,
+        data_dir,
         is_new,
     })
 }
 
-fn open_log(
-    disk: &Arc<dyn Disk>,
-    params: &Params,
-    is_new: bool,
-) -> Result<(Wal, wal::Recovered), Fault> {
-    if is_new {
-        let wal = Wal::create(
-            disk.clone(),
-            &params.wal_dir,
-            params.wal.clone(),
-            params.identity,
-        )?;
-        drop(wal);
-    }
-    let (mut wal, mut recovered) = Wal::open(disk.clone(), &params.wal_dir, params.wal.clone())?;
-    if recovered.identity != params.identity {
-        let (found, expected) = (recovered.identity, params.identity);
-        return Err(Fault::new(
-            FaultKind::Identity,
-            format!(
-                "write-ahead log {}: belongs to member {:x} of cluster {:x}, but this is member {:x} of cluster {:x}. Start it \
-                 with the settings it was created with, or give it another data directory.",
-                params.wal_dir.display(),
-                found.member_id,
-                found.cluster_id,
-                expected.member_id,
-                expected.cluster_id
-            ),
-        ));
-    }
-    // A crash between creating the log and this write leaves an empty log: the bootstrap is simply done again.
-    if recovered.last_index == 0 && recovered.hard_state.term() == 0 {
-        let (hard_state, entries) = bootstrap(&params.initial_members);
-        wal.append(&Batch {
-            hard_state: Some(&hard_state),
-            entries: &entries,
-            sync: true,
-            ..Batch::default()
-        })?;
-        recovered.last_index = entries.len() as u64;
-        recovered.hard_state = hard_state;
-        recovered.entries = entries;
-    }
-    Ok((wal, recovered))
+/// Writes the first entries of a new cluster into the log of a member that is being created.
+fn found(wal: &mut Wal, members: &[Member]) -> Result<(), Fault> {
+    let (hard_state, entries) = bootstrap(members);
+    wal.append(&Batch {
+        hard_state: Some(&hard_state),
+        entries: &entries,
+        sync: true,
+        ..Batch::default()
+    })
 }
 
 /// The first entries of a new cluster: one configuration change per member, by ascending id, in term 1 and committed.
@@ -202,7 +166,7 @@ fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<Raf
     let (applied, applied_term) = state.applied();
     if log.last_index < applied {
         return Err(Fault::gap(
-            format_args!("write-ahead log {}", params.wal_dir.display()),
+            format_args!("write-ahead log {}", params.layout.wal_dir().display()),
             format_args!(
                 "it ends at entry {}, but the store has applied entry {applied}",
                 log.last_index
@@ -221,7 +185,7 @@ fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<Raf
         }
         Some(first) => {
             return Err(Fault::gap(
-                format_args!("write-ahead log {}", params.wal_dir.display()),
+                format_args!("write-ahead log {}", params.layout.wal_dir().display()),
                 format_args!(
                     "it begins with entry {}, but the store has applied only entry {applied}",
                     first.index

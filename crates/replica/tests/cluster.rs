@@ -2,7 +2,6 @@
 //! the test. Faults are the simulator's business; here stands what must hold when nothing goes wrong.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -15,6 +14,7 @@ use replica::workers::{ApplyWorker, LogWorker, StoreDone, StoreWorker};
 use replica::{Config, Effect, Input, MemberId, Now, Replica, Reply, Request, Ticket};
 use state::membership::Member;
 use state::{ReadView, Response};
+use storage::datadir::{DataDir, Layout, Permissions};
 use storage::disk::{Disk, MemDisk};
 use storage::segments::SegmentsOptions;
 use storage::wal::{self, Identity};
@@ -28,6 +28,7 @@ struct Node {
     store: StoreWorker,
     ids: Arc<RequestIds>,
     view: ReadView,
+    _data_dir: DataDir,
     inbox: VecDeque<Input>,
     answers: BTreeMap<Ticket, Result<Reply, &'static proto::error::RpcError>>,
 }
@@ -47,8 +48,8 @@ fn params(me: u64, size: u64, wall_ms: u64) -> Params {
         })
         .collect();
     Params {
-        wal_dir: PathBuf::from("data/wal"),
-        store_dir: PathBuf::from("data/store"),
+        layout: Layout::new("data", None),
+        permissions: Permissions::Refuse,
         identity: Identity {
             cluster_id: 77,
             member_id: me,
@@ -96,6 +97,7 @@ fn open(disk: &MemDisk, me: u64, size: u64, wall_ms: u64) -> Node {
         apply,
         store,
         ids,
+        data_dir,
         ..
     } = booted;
     let view = apply.published().view;
@@ -106,6 +108,7 @@ fn open(disk: &MemDisk, me: u64, size: u64, wall_ms: u64) -> Node {
         store,
         ids,
         view,
+        _data_dir: data_dir,
         inbox: VecDeque::new(),
         answers: BTreeMap::new(),
     }
@@ -435,7 +438,7 @@ fn the_log_is_cut_only_behind_a_checkpoint_and_a_restart_finds_the_rest() {
         }
     }
     drop(cluster);
-    let names = disk.list("data/wal".as_ref()).expect("lists");
+    let names = disk.list("data/member/wal".as_ref()).expect("lists");
     assert!(names.len() < 8, "segments are recycled: {names:?}");
     let again = Cluster::new(&[disk], 2);
     assert_eq!(again.nodes[&1].view.members().list().len(), 1);

@@ -159,6 +159,8 @@ impl State {
         ReadView {
             index: self.store.index.clone(),
             segments: self.store.segments.view(),
+            file_bytes: self.store.segments.total_bytes(),
+            live_bytes: self.store.segments.live_bytes(),
             revision: self.store.revision,
             compacted: self.store.compacted,
             applied: self.applied,

@@ -30,6 +30,8 @@ use crate::{alarm, lease};
 pub struct ReadView {
     pub(crate) index: Tree<History>,
     pub(crate) segments: SegmentsView,
+    pub(crate) file_bytes: u64,
+    pub(crate) live_bytes: u64,
     pub(crate) revision: i64,
     pub(crate) compacted: i64,
     pub(crate) applied: (u64, u64),
@@ -84,6 +86,18 @@ const TABLES: [Option<Table>; 10] = [
 ];
 
 impl ReadView {
+    /// Bytes of history on disk and on its way there: what the quota limits.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Bytes of history that a compaction has not made superfluous.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
     /// The newest revision.
     #[must_use]
     pub fn revision(&self) -> i64 {

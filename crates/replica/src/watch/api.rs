@@ -66,9 +66,9 @@ pub enum Effect {
 /// One `WatchResponse`, all but the parts only the edge knows (cluster and member id, raft term).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// `header.revision`. For events of a synced watcher: the revision of the last event. For events read from history: the
-    /// hub's revision, as in etcd, though more events may follow; clients resume after the last *event*. For progress:
-    /// every watcher it speaks for has received everything up to it. 0 when the watcher was overtaken by compaction.
+    /// `header.revision`. For events: the watcher has received everything up to it, unless `fragment` is set or the
+    /// next message repeats it. For progress: every watcher it speaks for has received everything up to it. 0 when the
+    /// watcher was overtaken by compaction.
     pub header_revision: i64,
     /// The watcher, or [`NO_WATCH_ID`].
     pub watch_id: i64,
@@ -135,8 +135,8 @@ impl Default for Limits {
             stream_answers: 4096,
             watchers: 1 << 20,
             message_bytes: 2 << 20,
-            slice_events: 1024,
-            slice_bytes: 512 << 10,
+            slice_events: 2048,
+            slice_bytes: 1 << 20,
             progress_interval_us: 600_000_000,
         }
     }
@@ -151,7 +151,7 @@ pub struct Stats {
     pub watchers: usize,
     /// Watchers that are behind (`etcd_debugging_mvcc_slow_watcher_total`).
     pub behind: usize,
-    /// Bytes delivered and not yet given back by a credit.
+    /// Events delivered and not yet given back by a credit are not counted one by one; this is their size in bytes.
     pub outstanding_bytes: usize,
     /// Events delivered since the start (`etcd_debugging_mvcc_events_total`).
     pub events: u64,
