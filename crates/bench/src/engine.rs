@@ -81,6 +81,8 @@ pub struct Plan {
     pub seed: u64,
     /// What is known of the keys' mod_revisions.
     pub mod_revisions: Vec<i64>,
+    /// Whether all keys are known to be there, so that an answer without them is wrong.
+    pub verify: bool,
 }
 
 /// What a run yields.
@@ -181,13 +183,14 @@ fn start_threads(plan: Plan, warmup: Nanos, end: &Arc<AtomicU64>) -> Result<Vec<
             start: 0,
             end: Nanos::MAX,
         });
-        let shared = Shared::new(
+        let mut shared = Shared::new(
             stats,
             plan.keys,
             plan.value_bytes,
             plan.seed + number as u64,
             plan.mod_revisions.clone(),
         );
+        shared.verify = plan.verify;
         let until_done = plan.until == Until::Done;
         let rate = plan.rate;
         let work = move || -> Result<Outcomes> {

@@ -44,7 +44,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         &result,
         &report::text(&result),
     )?;
-    Ok(if result.errors.is_empty() {
+    Ok(if result.succeeded() {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(2)

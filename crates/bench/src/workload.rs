@@ -188,9 +188,14 @@ pub struct Report {
 }
 
 impl Report {
-    /// All errors together.
-    pub fn errors_total(&self) -> u64 {
-        self.errors.values().map(|f| f.count).sum()
+    /// Whether there were no errors, and something to measure.
+    pub fn succeeded(&self) -> bool {
+        let silent = match self.workload.as_str() {
+            "idle" => false,
+            "watch" => self.events == 0,
+            _ => self.ops == 0,
+        };
+        self.errors.is_empty() && !silent
     }
 
     /// Operations, or events under watchers: what CPU is divided by.
@@ -430,6 +435,7 @@ pub fn plan(workload: Workload, options: &Options) -> Result<Plan> {
         value_bytes: options.value_bytes,
         seed: options.seed,
         mod_revisions,
+        verify: options.fill && workload.reads_existing_keys(),
     })
 }
 
@@ -450,13 +456,15 @@ fn memory(options: &Options) -> Result<Option<Usage>> {
     }
 }
 
-/// Whether the last key is there; keys are filled in order, so then all are.
+/// Whether exactly the keys of the load lie between the first and the last of them.
 fn filled(options: &Options) -> Result<bool> {
-    let mut key = Vec::new();
-    options.keys.key(options.keys.count - 1, &mut key);
-    let answer =
-        client(&options.target)?.call(Method::Range, |o| messages::range(o, &key, &[], true))?;
-    Ok(messages::range_kvs(&answer) == 1)
+    let (mut first, mut end) = (Vec::new(), Vec::new());
+    options.keys.key(0, &mut first);
+    options.keys.key(options.keys.count - 1, &mut end);
+    end.push(0);
+    let count =
+        client(&options.target)?.call(Method::Range, |o| messages::range_count(o, &first, &end))?;
+    Ok(messages::range_total(&count) == options.keys.count as i64)
 }
 
 /// Grants leases, to be kept alive.

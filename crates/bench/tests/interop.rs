@@ -112,6 +112,7 @@ fn plan(address: &str, loads: Vec<Box<dyn Load>>, value_bytes: usize) -> Plan {
         value_bytes,
         seed: 1,
         mod_revisions: Vec::new(),
+        verify: false,
     }
 }
 
@@ -193,6 +194,30 @@ fn an_open_loop_keeps_its_rate_and_answers_every_request() {
         "{:?}",
         outcomes.stats.errors
     );
+}
+
+#[test]
+fn an_answer_without_the_keys_that_are_there_is_an_error() {
+    let address = server(200);
+    let load = Unary::new(
+        Op::Get {
+            serializable: false,
+        },
+        1,
+    );
+    let until = Until::Elapsed {
+        warmup: Duration::ZERO,
+        measure: Duration::from_millis(50),
+    };
+    // The server takes a key for a size; ours is none, so it answers with an empty value and no key.
+    let plan = Plan {
+        verify: true,
+        until,
+        ..plan(&address, vec![Box::new(load)], 100)
+    };
+    let outcomes = engine::run(plan, |_| {}).unwrap();
+    assert_eq!(outcomes.stats.ops, 0);
+    assert!(outcomes.stats.errors["wrong answer"].count > 0);
 }
 
 #[test]

@@ -36,6 +36,12 @@ pub fn range_keys_only(out: &mut Vec<u8>, key: &[u8], range_end: &[u8]) {
     pb::uint(out, 8, 1);
 }
 
+/// RangeRequest for the number of keys.
+pub fn range_count(out: &mut Vec<u8>, key: &[u8], range_end: &[u8]) {
+    range(out, key, range_end, false);
+    pb::uint(out, 9, 1);
+}
+
 /// The transaction of a Kubernetes update: put if the key is still at `mod_revision`, else read it.
 pub fn txn_update(out: &mut Vec<u8>, key: &[u8], value: &[u8], mod_revision: i64) {
     const TARGET_MOD: u64 = 2;
@@ -100,6 +106,11 @@ pub fn txn_mod_revision(response: &[u8]) -> i64 {
     let range = Fields::last(op, 1).map_or(&[][..], |v| v.bytes());
     let kv = Fields::last(range, 2).map_or(&[][..], |v| v.bytes());
     Fields::last(kv, 3).map_or(0, |v| v.int())
+}
+
+/// The number of keys in the range, whether or not they are in the RangeResponse.
+pub fn range_total(response: &[u8]) -> i64 {
+    Fields::last(response, 4).map_or(0, |v| v.int())
 }
 
 /// The number of keys in a RangeResponse.

@@ -8,7 +8,7 @@ pub mod messages;
 
 use crate::stats::{Nanos, Stats};
 use crate::transport::http2::{Body, Conn, Method, Outcome};
-use keys::{Keyspace, Random, Values, prefix_end};
+use keys::{KEYS_PER_PREFIX, Keyspace, Random, Values, prefix_end};
 use std::ops::Range;
 
 /// The state that all loads of one thread share.
@@ -23,6 +23,8 @@ pub struct Shared {
     pub stopping: bool,
     /// Transactions whose comparison failed.
     pub conflicts: u64,
+    /// The keys are known to be there: an answer too short to hold them is an error.
+    pub verify: bool,
     keys: Keyspace,
     values: Values,
     random: Random,
@@ -32,6 +34,15 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// The least bytes of an answer with so many keys, if they are known to be there.
+    fn expected(&self, keys: u64) -> u64 {
+        if self.verify {
+            keys * self.keys.key_bytes as u64
+        } else {
+            0
+        }
+    }
+
     /// `mod_revisions` may be shorter than the key space; the rest is unknown and learnt from the first conflict.
     pub fn new(
         stats: Stats,
@@ -48,6 +59,7 @@ impl Shared {
             in_flight: 0,
             stopping: false,
             conflicts: 0,
+            verify: false,
             keys,
             values,
             random,
@@ -131,7 +143,9 @@ pub struct Unary {
 struct Call {
     due: Nanos,
     key: u64,
-    /// Outcome of the transaction whose answer has come but not its status.
+    /// Fewer bytes than this cannot be the whole answer.
+    bytes_min: u64,
+    /// Not yet answered.
     active: bool,
 }
 
@@ -159,6 +173,7 @@ impl Unary {
         let call = Call {
             due,
             key,
+            bytes_min: 0,
             active: true,
         };
         let token = match self.free.pop() {
@@ -172,62 +187,65 @@ impl Unary {
             }
         };
         shared.in_flight += 1;
-        self.request(conn, shared, token, key);
+        let bytes_min = self.request(conn, shared, token, key);
+        self.calls[token as usize].bytes_min = bytes_min;
     }
 
-    fn request(&self, conn: &mut Conn, shared: &mut Shared, token: u32, index: u64) {
-        let Shared {
-            keys,
-            key,
-            values,
-            random,
-            mod_revisions,
-            now,
-            ..
-        } = shared;
+    /// Starts the call and returns how many bytes its answer must have at least.
+    fn request(&self, conn: &mut Conn, shared: &mut Shared, token: u32, index: u64) -> u64 {
+        let random_percent = shared.random.below(100);
         match self.op {
             Op::GetPrefix { serializable } => {
-                keys.prefix(index, key);
-                let end = prefix_end(key);
-                return conn.call(Method::Range, token, Body::Count, |o| {
+                shared.keys.prefix(index, &mut shared.key);
+                let (key, end) = (&shared.key, prefix_end(&shared.key));
+                conn.call(Method::Range, token, Body::Count, |o| {
                     messages::range(o, key, &end, serializable)
                 });
+                shared.expected(KEYS_PER_PREFIX)
             }
             Op::LeaseGrant { ttl_s } => {
-                return conn.call(Method::LeaseGrant, token, Body::Count, |o| {
+                conn.call(Method::LeaseGrant, token, Body::Count, |o| {
                     messages::lease_grant(o, ttl_s)
                 });
+                0
             }
-            _ => keys.key(index, key),
-        }
-        let read = match self.op {
-            Op::Get { serializable } => Some(serializable),
-            Op::Mixed { read_percent } if random.below(100) < u64::from(read_percent) => {
-                Some(false)
+            Op::Get { serializable } => get(conn, shared, token, index, serializable),
+            Op::Mixed { read_percent } if random_percent < u64::from(read_percent) => {
+                get(conn, shared, token, index, false)
             }
-            _ => None,
-        };
-        if let Some(serializable) = read {
-            return conn.call(Method::Range, token, Body::Count, |o| {
-                messages::range(o, key, &[], serializable)
-            });
+            _ => self.write(conn, shared, token, index),
         }
-        let value = values.pick(random);
+    }
+
+    fn write(&self, conn: &mut Conn, shared: &mut Shared, token: u32, index: u64) -> u64 {
+        shared.keys.key(index, &mut shared.key);
+        let value = shared.values.pick(&mut shared.random);
+        let (key, now) = (&shared.key, shared.now);
         match self.op {
             Op::Txn => {
-                let seen = mod_revisions.get(index as usize).copied().unwrap_or(0);
+                let seen = shared.mod_revisions.get(index as usize).copied();
                 conn.call(Method::Txn, token, Body::Deliver, |o| {
-                    messages::txn_update(o, key, value, seen)
+                    messages::txn_update(o, key, value, seen.unwrap_or(0))
                 });
             }
             Op::PutStamped => conn.call(Method::Put, token, Body::Count, |o| {
-                messages::put_stamped(o, key, value, *now)
+                messages::put_stamped(o, key, value, now)
             }),
             _ => conn.call(Method::Put, token, Body::Count, |o| {
                 messages::put(o, key, value)
             }),
         }
+        0
     }
+}
+
+fn get(conn: &mut Conn, shared: &mut Shared, token: u32, index: u64, serializable: bool) -> u64 {
+    shared.keys.key(index, &mut shared.key);
+    let key = &shared.key;
+    conn.call(Method::Range, token, Body::Count, |o| {
+        messages::range(o, key, &[], serializable)
+    });
+    shared.expected(1)
 }
 
 impl Load for Unary {
@@ -260,6 +278,12 @@ impl Load for Unary {
         shared.in_flight -= 1;
         let lost = outcome == Outcome::Lost;
         match outcome {
+            Outcome::Ok { bytes } if bytes < call.bytes_min => {
+                let why = "the answer is too short to hold the keys that are there";
+                shared
+                    .stats
+                    .failed(call.due, shared.now, "wrong answer", why);
+            }
             Outcome::Ok { bytes } => {
                 shared
                     .stats

@@ -231,6 +231,7 @@ mod wire {
         };
         assert_eq!(messages::txn_mod_revision(&read.encode_to_vec()), 41);
         assert!(!messages::txn_succeeded(&read.encode_to_vec()));
+        assert_eq!(messages::range_total(&range.encode_to_vec()), 1);
         assert_eq!(messages::range_kvs(&range.encode_to_vec()), 1);
         let mut seen = Vec::new();
         messages::range_mod_revisions(&range.encode_to_vec(), |key, revision| {
