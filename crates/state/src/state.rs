@@ -158,6 +158,7 @@ impl State {
     pub fn view(&self) -> ReadView {
         ReadView {
             index: self.store.index.clone(),
+            past: self.store.past.clone(),
             segments: self.store.segments.view(),
             file_bytes: self.store.segments.total_bytes(),
             live_bytes: self.store.segments.live_bytes(),
@@ -170,16 +171,15 @@ impl State {
         }
     }
 
-    /// Tidies up after a compaction, looking at up to `budget` keys. True if more is left. A thousand keys take about
-    /// a tenth of a millisecond where there is nothing to do, and ten times that where every key has something dead.
+    /// Tidies up after a compaction, taking up to `budget` dead versions away. True if more is left.
     pub fn maintain(&mut self, budget: usize) -> bool {
-        self.store.sweep(budget)
+        self.store.tidy(budget)
     }
 
     /// Whether [`State::maintain`] has anything to do.
     #[must_use]
     pub fn needs_maintenance(&self) -> bool {
-        self.store.is_sweeping()
+        self.store.is_untidy()
     }
 
     /// Everything applied so far, as a job that makes it durable; run it on another thread. One at a time: hand the result to

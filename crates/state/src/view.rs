@@ -17,6 +17,7 @@ use storage::segments::{Record, Revision, SegmentsView};
 use crate::membership::Membership;
 use crate::mvcc::hash::KvHash;
 use crate::mvcc::history::History;
+use crate::mvcc::past::Queue;
 use crate::mvcc::read::{Keys, RangeResult, Reader};
 use crate::mvcc::tree::Tree;
 use crate::mvcc::{record, txn};
@@ -29,6 +30,7 @@ use crate::{alarm, lease};
 #[derive(Clone)]
 pub struct ReadView {
     pub(crate) index: Tree<History>,
+    pub(crate) past: Queue,
     pub(crate) segments: SegmentsView,
     pub(crate) file_bytes: u64,
     pub(crate) live_bytes: u64,
@@ -289,6 +291,7 @@ impl ReadView {
     pub(crate) fn reader(&self) -> Reader<'_> {
         Reader {
             index: &self.index,
+            past: &self.past,
             segments: &self.segments,
             revision: self.revision,
             compacted: self.compacted,

@@ -1,8 +1,9 @@
-//! Compaction: old versions can no longer be read at once, and are taken out of the index bit by bit.
+//! Compaction: old versions can no longer be read at once, and are taken out of memory bit by bit.
 //!
 //! Nothing waits for a compaction. From its entry on reads below it are refused, and hashes and snapshots leave out what it
-//! made unreachable, whether or not the sweep has been there. The sweep walks the index in slices between batches of entries, drops
-//! dead versions and tells the segments, which give back the space.
+//! made unreachable, whether or not it has been tidied up. Tidying goes in slices between batches of entries: it takes dead versions from
+//! the front of the past, and deleted keys out of the index, and tells the segments, which give back the space. It takes
+//! time in proportion to what is dead; a million living keys cost nothing.
 //! Source of the rules: upstream `server/storage/mvcc/kvstore.go`, `kvstore_compaction.go`.
 
 use proto::error;
@@ -13,9 +14,10 @@ use super::history::History;
 use super::tree::{Change, End, Tree};
 use crate::outcome::Rejected;
 
-/// How far the tidying after the last compaction has come: every key below this one is done.
-pub(crate) struct Sweep {
-    next: Vec<u8>,
+/// A deletion that no compaction has passed yet.
+pub(crate) struct Deletion {
+    pub revision: Revision,
+    pub key: Box<[u8]>,
 }
 
 impl Store {
@@ -28,72 +30,64 @@ impl Store {
             return Err(Rejected(&error::FUTURE_REV));
         }
         self.compacted = revision;
-        self.start_sweep();
         Ok(())
     }
 
-    /// Begins the sweep anew, as after a compaction or a restart.
-    pub(crate) fn start_sweep(&mut self) {
-        self.sweep = Some(Sweep { next: Vec::new() });
+    /// Whether something that the last compaction made unreachable is still in memory.
+    pub(crate) fn is_untidy(&self) -> bool {
+        self.past.front(self.compacted).is_some() || self.dead_deletion().is_some()
     }
 
-    /// Whether versions made dead by the last compaction may still be in the index.
-    pub(crate) fn is_sweeping(&self) -> bool {
-        self.sweep.is_some()
-    }
-
-    /// Looks at up to `budget` keys and drops their dead versions. True if more is left.
-    pub(crate) fn sweep(&mut self, budget: usize) -> bool {
-        let Some(sweep) = &self.sweep else {
-            return false;
-        };
-        let (stale, next) = find_stale(&self.index, &sweep.next, self.compacted, budget);
-        for key in &stale {
-            self.trim(key);
-        }
-        self.sweep = next.map(|next| Sweep { next });
-        self.sweep.is_some()
-    }
-
-    fn trim(&mut self, key: &[u8]) {
-        let (compacted, segments) = (self.compacted, &mut self.segments);
-        self.index.alter(key, |found| {
-            let history = found.expect("a stale key is in the index");
-            let dead = |revision| {
-                let was_live = segments.mark_dead(revision);
-                assert!(was_live, "revision {revision} dies twice, or has no record");
-            };
-            match history.trimmed(compacted, dead) {
-                Some(rest) => {
-                    *history = rest;
-                    Change::Keep
-                }
-                None => Change::Remove,
+    /// Takes up to `budget` dead versions away. True if more is left.
+    ///
+    /// Versions go before the tombstones that end them: segments rely on it.
+    pub(crate) fn tidy(&mut self, budget: usize) -> bool {
+        let mut left = budget;
+        while left > 0
+            && let Some(past) = self.past.front(self.compacted)
+        {
+            let stamp = past.stamp;
+            self.past.pop();
+            // Tombstones are on the list of deletions as well, and are declared dead from there.
+            if !stamp.is_tombstone() {
+                self.declare_dead(stamp.revision());
             }
-        });
+            left -= 1;
+        }
+        while left > 0 && self.dead_deletion().is_some() {
+            let Deletion { revision, key } = self
+                .deletions
+                .pop_front()
+                .expect("there is a dead deletion");
+            self.declare_dead(revision);
+            self.forget(&key, revision);
+            left -= 1;
+        }
+        self.is_untidy()
     }
-}
 
-/// The keys with dead versions among the `budget` from `from` on, and where to go on.
-fn find_stale(
-    index: &Tree<History>,
-    from: &[u8],
-    compacted: i64,
-    budget: usize,
-) -> (Vec<Vec<u8>>, Option<Vec<u8>>) {
-    let mut stale = Vec::new();
-    let mut seen = 0;
-    let mut cursor = index.range(from, End::Unbounded);
-    while let Some(history) = cursor.next_value() {
-        if seen == budget.max(1) {
-            return (stale, Some(cursor.key().to_vec()));
-        }
-        seen += 1;
-        if history.has_dead(compacted) {
-            stale.push(cursor.key().to_vec());
+    /// The oldest deletion, if it lies below the compacted revision.
+    fn dead_deletion(&self) -> Option<&Deletion> {
+        self.deletions
+            .front()
+            .filter(|deletion| deletion.revision.main < self.compacted)
+    }
+
+    fn declare_dead(&mut self, revision: Revision) {
+        let was_live = self.segments.mark_dead(revision);
+        assert!(was_live, "revision {revision} dies twice, or has no record");
+    }
+
+    /// Drops a key whose last version is the deletion at `revision`. One that was put again stays.
+    fn forget(&mut self, key: &[u8], revision: Revision) {
+        let last = self
+            .index
+            .get(key)
+            .is_some_and(|history| history.newest().revision() == revision);
+        if last {
+            self.index.alter(key, |_| Change::Remove);
         }
     }
-    (stale, None)
 }
 
 /// Revisions at or below the compacted one that are still part of the data, sorted: what a hash or a snapshot asks

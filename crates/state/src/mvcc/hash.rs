@@ -67,10 +67,13 @@ impl Reader<'_> {
         } else {
             revision
         };
-        let mut hashed = Survivors::collect(self.index, |history| history.hashed_at(upto));
+        let mut hashed =
+            Survivors::collect(self.index, |history| history.hashed_at(self.past, upto));
         if hashed.is_empty() {
             // etcd then skips nothing, and so hashes all that its compaction has left.
-            hashed = Survivors::collect(self.index, |history| history.kept_at(self.compacted));
+            hashed = Survivors::collect(self.index, |history| {
+                history.kept_at(self.past, self.compacted)
+            });
         }
         let mut crc = crc32c::crc32c(b"key");
         self.scan(upto, |row| {
@@ -95,7 +98,7 @@ impl Reader<'_> {
     /// Every row that etcd's key bucket would hold, in order, until `visit` breaks.
     pub(crate) fn rows(&self, mut visit: impl FnMut(Row) -> ControlFlow<()>) -> Result<(), Fault> {
         let mut survivors = Survivors::collect(self.index, |history: &History| {
-            history.kept_at(self.compacted)
+            history.kept_at(self.past, self.compacted)
         });
         self.scan(self.revision, |row| {
             if row.revision.main <= self.compacted && !survivors.contains(row.revision) {

@@ -16,6 +16,7 @@ use storage::fault::{Fault, FaultKind};
 use storage::segments::{Revision, SegmentsView};
 
 use super::history::{History, Stamp};
+use super::past::Queue;
 use super::record;
 use super::tree::{End, Tree};
 use crate::outcome::{ReadError, reject};
@@ -63,6 +64,7 @@ impl<'a> Keys<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     pub index: &'a Tree<History>,
+    pub past: &'a Queue,
     pub segments: &'a SegmentsView,
     /// Newest revision that exists.
     pub revision: i64,
@@ -119,7 +121,11 @@ impl Reader<'_> {
 
     /// The version of `key` at `at`, encoded; `at` must be readable.
     pub(crate) fn get(&self, key: &[u8], at: i64) -> Result<Option<Bytes>, Fault> {
-        match self.index.get(key).and_then(|history| history.live_at(at)) {
+        match self
+            .index
+            .get(key)
+            .and_then(|history| history.live_at(self.past, at))
+        {
             Some(stamp) => self.record(stamp.revision()).map(Some),
             None => Ok(None),
         }
@@ -131,7 +137,7 @@ impl Reader<'_> {
             Keys::One(key) => i64::from(
                 self.index
                     .get(key)
-                    .is_some_and(|history| history.live_at(at).is_some()),
+                    .is_some_and(|history| history.live_at(self.past, at).is_some()),
             ),
             Keys::Range(from, end) if at >= self.revision => {
                 self.index.weight_range(from, end) as i64
@@ -140,7 +146,7 @@ impl Reader<'_> {
                 let mut cursor = self.index.range(from, end);
                 let mut count = 0;
                 while let Some(history) = cursor.next_value() {
-                    count += i64::from(history.live_at(at).is_some());
+                    count += i64::from(history.live_at(self.past, at).is_some());
                 }
                 count
             }
@@ -156,14 +162,18 @@ impl Reader<'_> {
     ) {
         match keys {
             Keys::One(key) => {
-                if let Some(stamp) = self.index.get(key).and_then(|history| history.live_at(at)) {
+                if let Some(stamp) = self
+                    .index
+                    .get(key)
+                    .and_then(|history| history.live_at(self.past, at))
+                {
                     visit(key, stamp);
                 }
             }
             Keys::Range(from, end) => {
                 let mut cursor = self.index.range(from, end);
                 while let Some(history) = cursor.next_value() {
-                    if let Some(stamp) = history.live_at(at)
+                    if let Some(stamp) = history.live_at(self.past, at)
                         && !visit(cursor.key(), stamp)
                     {
                         return;

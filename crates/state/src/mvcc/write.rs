@@ -6,6 +6,7 @@
 use storage::segments::Revision;
 
 use super::Store;
+use super::compaction::Deletion;
 use super::history::{History, SUB_MAX, Stamp};
 use super::read::Keys;
 use super::record::{self, Encoded, Put};
@@ -45,7 +46,8 @@ impl<'a> Writer<'a> {
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8], lease: i64) {
         let revision = self.next();
         let (mut created, mut version, mut was_leased) = (revision.main, 1, false);
-        self.store.index.alter(key, |found| {
+        let Store { index, past, .. } = &mut *self.store;
+        index.alter(key, |found| {
             if let Some(stamp) = found.as_ref().and_then(|history| history.live()) {
                 (created, version, was_leased) =
                     (stamp.created, stamp.version + 1, stamp.is_leased());
@@ -53,7 +55,7 @@ impl<'a> Writer<'a> {
             let stamp = Stamp::put(revision, created, version, lease != 0);
             match found {
                 Some(history) => {
-                    history.push(stamp);
+                    history.push(past, stamp);
                     Change::Keep
                 }
                 None => Change::Put(History::new(stamp)),
@@ -116,14 +118,24 @@ impl<'a> Writer<'a> {
     fn delete_one(&mut self, key: &[u8]) {
         let revision = self.next();
         let mut was_leased = false;
-        self.store.index.alter(key, |found| {
+        let Store {
+            index,
+            past,
+            deletions,
+            ..
+        } = &mut *self.store;
+        index.alter(key, |found| {
             let history = found.expect("a key that is deleted has an entry in the index");
             was_leased = history
                 .live()
                 .expect("only a live key is deleted")
                 .is_leased();
-            history.push(Stamp::tombstone(revision));
+            history.push(past, Stamp::tombstone(revision));
             Change::Keep
+        });
+        deletions.push_back(Deletion {
+            revision,
+            key: key.into(),
         });
         if was_leased {
             self.leases.move_key(key, 0);
