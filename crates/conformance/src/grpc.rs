@@ -154,18 +154,9 @@ impl Grpc {
 
     /// Opens a call and sends nothing but its headers.
     pub async fn open(&self, path: &str) -> Result<Call, Failure> {
-        self.open_with(path, &[]).await
-    }
-
-    /// The same with further headers, whose values may be any bytes that HTTP/2 lets through.
-    pub async fn open_with(&self, path: &str, headers: &[(&str, &[u8])]) -> Result<Call, Failure> {
-        let mut request = http::Request::post(format!("http://quorate{path}"))
+        let request = http::Request::post(format!("http://quorate{path}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request
+            .header("te", "trailers")
             .body(())
             .map_err(|e| Failure::Transport(e.to_string()))?;
         let mut requests = self.requests.clone().ready().await?;

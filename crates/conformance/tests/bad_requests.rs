@@ -611,46 +611,6 @@ fn gaps_in_the_framing_are_refused_without_waiting_or_allocating() {
     });
 }
 
-/// Since 3.6 the version that a client names must be text. (3.5.30 makes it the label of a metric unseen, and panics.)
-#[test]
-fn a_client_version_that_is_no_text_is_refused_and_one_that_is_counts() {
-    let suite = "client-api-version";
-    let server = need!(
-        suite,
-        programs::quorate().map(|program| Server::start(&program))
-    );
-    block_on(async {
-        let connection = Grpc::connect(server.socket()).await.expect("a connection");
-        let request = range(|_| ()).encode_to_vec();
-        for (version, accepted) in [
-            (&b"3.7"[..], true),
-            (&b"anything"[..], true),
-            (&b"\xff\xfe"[..], false),
-        ] {
-            let headers = [("client-api-version", version)];
-            let mut call = connection
-                .open_with(grpc::RANGE, &headers)
-                .await
-                .expect("a stream");
-            call.send_bytes(request.clone().into()).await.expect("sent");
-            call.close_sending().expect("closed");
-            match call.next_bytes().await {
-                Ok(_) => assert!(accepted, "{version:?} was taken for text"),
-                Err(failure) => {
-                    assert!(!accepted, "{version:?}: {failure}");
-                    assert_eq!(failure.code(), code::INVALID_ARGUMENT, "{failure}");
-                    assert!(
-                        failure
-                            .message()
-                            .contains("etcdserver: invalid client api version"),
-                        "{failure}"
-                    );
-                }
-            }
-        }
-    });
-}
-
 #[test]
 fn poison_for_real_etcd_survives_a_restart() {
     let suite = "poison and restart";

@@ -205,10 +205,14 @@ impl Replica {
         self.core.tick();
         self.follow_leadership(now, effects);
         self.expire(now, effects);
+        self.do_duties(now);
+        self.start_checkpoint_if_due(now, effects);
+    }
+
+    fn do_duties(&mut self, now: Now) {
         for proposal in self.duties.tick(now, self.revision) {
             self.propose_own(proposal);
         }
-        self.start_checkpoint_if_due(now, effects);
     }
 
     fn client(&mut self, now: Now, ticket: Ticket, request: Request, effects: &mut Vec<Effect>) {
@@ -511,6 +515,9 @@ impl Replica {
                 u64::MAX
             };
             self.duties.leadership(now, after.is_leader);
+            if after.is_leader {
+                self.do_duties(now);
+            }
         }
         if after.leader != 0 {
             for proposal in std::mem::take(&mut self.stalled) {

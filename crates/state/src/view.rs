@@ -19,7 +19,7 @@ use crate::mvcc::hash::KvHash;
 use crate::mvcc::history::History;
 use crate::mvcc::past::Queue;
 use crate::mvcc::read::{Keys, RangeResult, Reader};
-use crate::mvcc::tree::Tree;
+use crate::mvcc::tree::{End, Tree};
 use crate::mvcc::{record, txn};
 use crate::outcome::{Event, EventKind, ReadError, reject};
 use crate::tables::{self, Rows};
@@ -92,6 +92,12 @@ impl ReadView {
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
+    }
+
+    /// Number of keys that exist now.
+    #[must_use]
+    pub fn key_count(&self) -> u64 {
+        self.index.weight_range(&[], End::Unbounded)
     }
 
     /// Bytes of history that a compaction has not made superfluous.

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use memory::MemDisk;
-pub use os::OsDisk;
+pub use os::{OsDisk, OsDiskUnsynced};
 
 /// A unit of atomic write: a crash leaves a sector old or new, never mixed.
 pub const SECTOR_BYTES: usize = 512;

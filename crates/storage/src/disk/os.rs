@@ -18,7 +18,14 @@ use super::{Disk, File, Lock, Open};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OsDisk;
 
+/// The same, but a sync returns at once without doing anything: `--unsafe-no-fsync`. What it keeps survives the process,
+/// not the machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsDiskUnsynced;
+
 struct OsFile(std::fs::File);
+
+struct OsFileUnsynced(OsFile);
 
 /// Holds the descriptor whose closing releases the `flock`.
 struct OsLock(
@@ -85,6 +92,74 @@ impl Disk for OsDisk {
 
     fn is_dir(&self, path: &Path) -> io::Result<bool> {
         Ok(std::fs::symlink_metadata(path)?.is_dir())
+    }
+}
+
+impl Disk for OsDiskUnsynced {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        OsDisk.create_dir_all(path)
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(OsFileUnsynced(OsFile(options(how).open(path)?))))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        OsDisk.list(dir)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        OsDisk.exists(path)
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        OsDisk.lock(path)
+    }
+
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        OsDisk.free_space(path)
+    }
+
+    fn mode(&self, path: &Path) -> io::Result<u32> {
+        OsDisk.mode(path)
+    }
+
+    fn is_dir(&self, path: &Path) -> io::Result<bool> {
+        OsDisk.is_dir(path)
+    }
+}
+
+impl File for OsFileUnsynced {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        File::read_at(&self.0, offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        File::write_at(&self.0, offset, data)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        File::len(&self.0)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        File::set_len(&self.0, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,0 +1,216 @@
+//! `etcdserverpb.Maintenance`.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use proto::error;
+use proto::etcdserverpb as pb;
+use proto::etcdserverpb::alarm_request::AlarmAction;
+use proto::etcdserverpb::downgrade_request::DowngradeAction;
+use replica::{MemberId, Reply, Request};
+use state::version::Version;
+use state::{ReadView, Response};
+use tokio::sync::oneshot;
+
+use super::body::Pieces;
+use super::frame::{self, Messages};
+use super::kv::unexpected;
+use super::route::not_yet;
+use super::session::{Session, read_failed};
+use super::status::Status;
+use crate::config::VERSION_ETCD;
+
+/// Where the member stands; answered whatever its state, from what it knows itself.
+pub async fn status(session: &Session, _request: pb::StatusRequest) -> Result<Bytes, Status> {
+    let member = &session.member;
+    let (raft, view) = (member.raft.get(), member.view.load());
+    let downgrade = view.cluster_version().downgrade_target.clone();
+    Ok(frame::encode(&pb::StatusResponse {
+        header: member.header(view.revision()),
+        version: VERSION_ETCD.to_owned(),
+        db_size: signed(view.file_bytes()),
+        leader: raft.leader,
+        raft_index: raft.committed,
+        raft_term: raft.term,
+        raft_applied_index: view.applied().0,
+        errors: errors(raft.leader, &view),
+        db_size_in_use: signed(view.live_bytes()),
+        is_learner: raft.is_learner,
+        storage_version: storage_version(&view),
+        db_size_quota: signed(member.settings().quota_shown),
+        downgrade_info: Some(pb::DowngradeInfo {
+            enabled: downgrade.is_some(),
+            target_version: downgrade.unwrap_or_default(),
+        }),
+    }))
+}
+
+fn errors(leader: u64, view: &ReadView) -> Vec<String> {
+    let mut errors = Vec::new();
+    if leader == 0 {
+        errors.push(error::NO_LEADER.text.to_owned());
+    }
+    // The text that Go prints for the message.
+    errors.extend(view.alarms().get(0).into_iter().map(|alarm| {
+        let kind = pb::AlarmType::try_from(alarm.alarm).map_or_else(
+            |_| alarm.alarm.to_string(),
+            |kind| kind.as_str_name().to_owned(),
+        );
+        format!("memberID:{} alarm:{kind}", alarm.member_id)
+    }));
+    errors
+}
+
+/// The version of the format in which this member would give its data away: that of the cluster, once it is known.
+pub fn storage_version(view: &ReadView) -> String {
+    let version = view.cluster_version().version;
+    version.map_or_else(String::new, |version| version.minor_only().to_string())
+}
+
+pub async fn alarm(session: &Session, request: pb::AlarmRequest) -> Result<Bytes, Status> {
+    if AlarmAction::try_from(request.action).is_err() {
+        return Err(Status::from(&error::UNKNOWN_METHOD));
+    }
+    let request = pb::InternalRaftRequest {
+        alarm: Some(request),
+        ..Default::default()
+    };
+    match session.response(request).await? {
+        Response::Alarm(mut response) => {
+            session.member.complete(&mut response.header);
+            Ok(frame::encode(&response))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Gives space back now. Nothing stops for it, unlike in etcd. The answer has no header, as in etcd.
+pub async fn defragment(
+    session: &Session,
+    _request: pb::DefragmentRequest,
+) -> Result<Bytes, Status> {
+    let member = &session.member;
+    let Some(maintenance) = member.hooks.get() else {
+        return Err(not_yet("Defragment"));
+    };
+    let (done, finished) = oneshot::channel();
+    let begun = Instant::now();
+    member.metrics.defrag_inflight.set(1);
+    maintenance.defragment(done);
+    let outcome = finished.await;
+    member.metrics.defrag_inflight.set(0);
+    match outcome {
+        Ok(Ok(())) => {
+            member.metrics.backend_defrag.observe(begun.elapsed());
+            Ok(frame::encode(&pb::DefragmentResponse::default()))
+        }
+        Ok(Err(why)) => Err(Status::new(error::Code::Unknown, why)),
+        Err(_) => Err(Status::from(&error::STOPPED)),
+    }
+}
+
+/// Hashes everything. The read is long: it runs beside the connection's thread.
+pub async fn hash(session: &Session, _request: pb::HashRequest) -> Result<Bytes, Status> {
+    let view = session.member.view.load_full();
+    let revision = view.revision();
+    let begun = Instant::now();
+    let hash = beside(move || view.hash()).await?;
+    let hash = hash.map_err(|fault| read_failed(fault.into()))?;
+    session.member.metrics.hash.observe(begun.elapsed());
+    Ok(frame::encode(&pb::HashResponse {
+        header: session.member.header(revision),
+        hash,
+    }))
+}
+
+pub async fn hash_kv(session: &Session, request: pb::HashKvRequest) -> Result<Bytes, Status> {
+    let view = session.member.view.load_full();
+    let begun = Instant::now();
+    let hash = beside(move || view.hash_kv(request.revision)).await?;
+    let hash = hash.map_err(read_failed)?;
+    session.member.metrics.hash_rev.observe(begun.elapsed());
+    Ok(frame::encode(&pb::HashKvResponse {
+        header: session.member.header(hash.current_revision),
+        hash: hash.hash,
+        compact_revision: hash.compact_revision,
+        hash_revision: hash.hash_revision,
+    }))
+}
+
+/// Runs a long read on a thread of its own.
+async fn beside<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    let outcome = tokio::task::spawn_blocking(read).await;
+    outcome.map_err(|why| Status::internal(format!("a read ended early: {why}")))
+}
+
+/// The answer has no header, as in etcd.
+pub async fn move_leader(
+    session: &Session,
+    request: pb::MoveLeaderRequest,
+) -> Result<Bytes, Status> {
+    if !session.member.raft.get().is_leader {
+        return Err(Status::from(&error::NOT_LEADER));
+    }
+    let target = request.target_id;
+    let is_voter = {
+        let view = session.member.view.load();
+        view.members()
+            .get(target)
+            .is_some_and(|member| !member.is_learner)
+    };
+    if !is_voter {
+        return Err(Status::from(&error::BAD_LEADER_TRANSFEREE));
+    }
+    let target = MemberId(target);
+    match session.ask(Request::MoveLeader { target }).await? {
+        Reply::LeaderMoved => Ok(frame::encode(&pb::MoveLeaderResponse::default())),
+        other => Err(Status::internal(format!(
+            "a transfer was answered with {other:?}"
+        ))),
+    }
+}
+
+/// Says whether a downgrade would be possible. Announcing one is not available yet.
+pub async fn downgrade(session: &Session, request: pb::DowngradeRequest) -> Result<Bytes, Status> {
+    let view = session.view(false).await?;
+    let cluster = view.cluster_version();
+    match DowngradeAction::try_from(request.action) {
+        Ok(DowngradeAction::Validate) => {
+            let target = downgrade_target(&request.version)?;
+            let version = cluster.version.ok_or(&error::CLUSTER_VERSION_UNAVAILABLE)?;
+            if Some(target.minor) != version.minor.checked_sub(1) || target.major != version.major {
+                return Err(Status::from(&error::INVALID_DOWNGRADE_TARGET_VERSION));
+            }
+            if cluster.downgrade_target.is_some() {
+                return Err(Status::from(&error::DOWNGRADE_IN_PROCESS));
+            }
+            Ok(frame::encode(&pb::DowngradeResponse {
+                header: session.member.header(view.revision()),
+                version: format!("{}.{}", version.major, version.minor),
+            }))
+        }
+        Ok(DowngradeAction::Cancel) if cluster.downgrade_target.is_none() => {
+            Err(Status::from(&error::NO_INFLIGHT_DOWNGRADE))
+        }
+        Ok(_) => Err(not_yet("Downgrade")),
+        Err(_) => Err(Status::from(&error::UNKNOWN_METHOD)),
+    }
+}
+
+/// `X.Y` or `X.Y.Z`.
+fn downgrade_target(text: &str) -> Result<Version, Status> {
+    let version = Version::parse(text).or_else(|| Version::parse(&format!("{text}.0")));
+    version.ok_or_else(|| Status::from(&error::WRONG_DOWNGRADE_VERSION_FORMAT))
+}
+
+pub async fn snapshot(
+    _session: &Session,
+    _method: usize,
+    _messages: Messages,
+) -> Result<Pieces, Status> {
+    Err(not_yet("Snapshot"))
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,53 @@
+//! etcd's gRPC services: plain functions from a decoded request to a reply, one module a service.
+//!
+//! Start with [`Service`], then `serve` for the rules of gRPC, and `route` for which function answers which method.
+
+mod account;
+mod auth;
+pub mod body;
+mod cluster;
+pub mod frame;
+mod health;
+mod keepalive;
+pub mod kv;
+mod leadership;
+mod lease;
+mod maintenance;
+mod metadata;
+mod range_stream;
+mod route;
+mod serve;
+pub mod session;
+pub mod status;
+mod watch;
+
+use std::rc::Rc;
+
+use ::http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::http;
+use crate::transport::{Handler, Speaks};
+use body::Body;
+use session::Session;
+
+/// Answers everything that comes in on the connections of one thread.
+pub struct Service {
+    session: Session,
+}
+
+impl Service {
+    pub fn new(session: Session) -> Rc<Self> {
+        Rc::new(Service { session })
+    }
+}
+
+impl Handler for Service {
+    async fn handle(self: Rc<Self>, request: Request<Incoming>, speaks: Speaks) -> Response<Body> {
+        if speaks == Speaks::Both && serve::is_grpc(&request) {
+            serve::serve(&self.session, request).await
+        } else {
+            Box::pin(http::answer(&self.session, request, speaks)).await
+        }
+    }
+}

@@ -1,0 +1,618 @@
+//! From a configuration to a running member, and back to an ended process.
+//!
+//! The order: sockets are bound first, because a taken port is the most common mistake and costs nothing; then the data is
+//! opened; then the threads start; and only when the member can serve does it accept its first connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use replica::boot::{self, Booted};
+use replica::duties::{self, AutoCompaction};
+use replica::{MemberId, watch};
+use state::membership::{self, Member as ClusterMember, id_to_hex};
+use storage::datadir::{Layout, Permissions};
+use storage::disk::{Disk, OsDisk, OsDiskUnsynced};
+use storage::segments::SegmentsOptions;
+use storage::wal::{self, Identity};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::calls::{self, Calls};
+use crate::config::{self, Config, Url};
+use crate::grpc::Service;
+use crate::grpc::session::Session;
+use crate::logging::{self, Level, Note};
+use crate::member::{Limits, Maintenance, Member, Settings};
+use crate::threads::{Core, Defragmenter, Inboxes, Surroundings, Threads};
+use crate::transport::{self, Speaks, Transport};
+use crate::watching::{self, Delivery, Hubs, Streams};
+
+/// Files that are not for client connections. Source: upstream `reservedInternalFDNum`.
+const FILES_RESERVED: u64 = 150;
+/// How long a graceful stop may take: open calls first, then the last checkpoint.
+const DRAIN: Duration = Duration::from_secs(5);
+const LAST_CHECKPOINT: Duration = Duration::from_secs(30);
+/// A version as peers and clients see it: the one we implement.
+const CLUSTER_VERSION: &str = "3.7.0";
+
+/// Runs a member until a signal or a fault ends it.
+pub fn run(config: Config) -> ExitCode {
+    let ended = match Running::start(&config) {
+        Ok(running) => running.serve(),
+        Err(why) => Err(why),
+    };
+    match ended {
+        Ok(signal) => die_by(signal),
+        Err(why) => {
+            logging::note(&Note::new(Level::Fatal, why));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends the process as whoever sent the signal expects: by that signal. The first process of a container can't.
+fn die_by(signal: i32) -> ExitCode {
+    if std::process::id() != 1 {
+        // Returns only if the operating system refused, and then a plain exit is all that is left.
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+    }
+    ExitCode::SUCCESS
+}
+
+struct Running {
+    runtime: tokio::runtime::Runtime,
+    listeners: Vec<(TcpListener, Speaks, Url)>,
+    transport: Transport,
+    threads: Threads,
+    member: Arc<Member>,
+    data_dir: storage::datadir::DataDir,
+    name: String,
+    client_urls: Vec<String>,
+}
+
+impl Running {
+    fn start(config: &Config) -> Result<Self, String> {
+        let files = file_limit()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|why| format!("no event loop: {why}"))?;
+        let listeners = runtime.block_on(bind_all(config))?;
+        let identity = identity_of(config)?;
+        let disk: Arc<dyn Disk> = if config.unsafe_no_fsync {
+            tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
+            Arc::new(OsDiskUnsynced)
+        } else {
+            Arc::new(OsDisk)
+        };
+        let is_new = !config.data_dir.join("member").exists();
+        if is_new {
+            let mistakes = config.check_bootstrap(&config::resolve);
+            if !mistakes.is_empty() {
+                return Err(mistakes.join("\n"));
+            }
+        }
+        let booted =
+            boot::start(disk, boot_params(config, identity)).map_err(|fault| fault.to_string())?;
+        for warning in booted.data_dir.warnings() {
+            tracing::warn!("{warning}");
+        }
+        tell_identity(config, identity, booted.is_new);
+        Self::assemble(config, identity, booted, runtime, listeners, files)
+            .map_err(|why| format!("cannot start a thread: {why}"))
+    }
+
+    fn assemble(
+        config: &Config,
+        identity: Identity,
+        booted: Booted,
+        runtime: tokio::runtime::Runtime,
+        listeners: Vec<(TcpListener, Speaks, Url)>,
+        files: u64,
+    ) -> io::Result<Self> {
+        let cores = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(64);
+        let inboxes = Inboxes::new(cores.div_ceil(4));
+        let limits = Limits {
+            request_bytes_max: config.limits.request_bytes_max,
+            txn_ops_max: config.limits.txn_ops_max,
+            quota_bytes: config.quota_bytes,
+        };
+        let ids = (identity.cluster_id, identity.member_id);
+        let view = booted.apply.published().view;
+        let member = Member::new(ids, booted.ids.clone(), limits, view, inboxes.replica());
+        member.configure(settings(config));
+        let mailboxes: Vec<Arc<calls::Mailbox>> = (0..cores).map(|_| Arc::default()).collect();
+        let deliveries: Vec<Arc<watching::Mailbox>> = (0..cores).map(|_| Arc::default()).collect();
+        let hubs = Arc::new(Hubs {
+            senders: inboxes.hubs(),
+        });
+        let data_dir = booted.data_dir;
+        let core = Core {
+            replica: booted.replica,
+            log: booted.log,
+            apply: booted.apply,
+            store: booted.store,
+        };
+        let around = Surroundings {
+            member: member.clone(),
+            mailboxes: mailboxes.clone(),
+            watch_sink: watch_sink(deliveries.clone()),
+            watch_limits: watch_limits(config),
+            tick: Duration::from_millis(config.raft.heartbeat_ms),
+        };
+        let threads = Threads::start(core, inboxes, around)?;
+        let _ = member.hooks.set(Box::new(Hooks(threads.defragmenter())));
+        let options = transport_options(config, cores, files);
+        let transport = {
+            let member = member.clone();
+            Transport::start(&options, move |shard| {
+                let streams = Streams::new(shard, hubs.clone());
+                let session = Session::new(member.clone(), Calls::new(shard), streams);
+                let beside = session
+                    .clone()
+                    .run(mailboxes[shard].clone(), deliveries[shard].clone());
+                (Service::new(session), beside)
+            })?
+        };
+        Ok(Running {
+            runtime,
+            listeners,
+            transport,
+            threads,
+            member,
+            data_dir,
+            name: config.name.clone(),
+            client_urls: config
+                .urls
+                .advertise_client
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        })
+    }
+
+    /// Serves until a signal (its number) or a fault (what to tell the operator).
+    fn serve(self) -> Result<i32, String> {
+        let Running {
+            runtime,
+            listeners,
+            transport,
+            threads,
+            member,
+            data_dir,
+            name,
+            client_urls,
+        } = self;
+        let faults = threads.faults();
+        let (fault_sender, mut fault) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("faults".into())
+            .spawn(move || faults.recv().map(|fault| fault_sender.send(fault)))
+            .map_err(|why| format!("cannot start a thread: {why}"))?;
+        let ended = runtime.block_on(async {
+            let mut signals =
+                Signals::new().map_err(|why| format!("cannot listen to signals: {why}"))?;
+            tokio::select! {
+                () = until_published(&member, &name, &client_urls) => {}
+                number = signals.next() => return Ok(number),
+                fault = &mut fault => return Err(told(fault)),
+            }
+            tell_ready(&listeners);
+            tokio::select! {
+                number = signals.next() => Ok(number),
+                fault = &mut fault => Err(told(fault)),
+                never = accept_all(&listeners, &transport) => never,
+            }
+        });
+        match &ended {
+            Ok(number) => tracing::info!(
+                signal = signal_name(*number),
+                "received signal; shutting down"
+            ),
+            // The data can't be trusted any more, so nothing more is answered or written.
+            Err(_) => return ended,
+        }
+        drop(listeners);
+        transport.stop(DRAIN);
+        threads.stop(LAST_CHECKPOINT);
+        drop(data_dir);
+        tracing::info!("stopped");
+        ended
+    }
+}
+
+/// The way from the Defragment call to the apply thread.
+struct Hooks(Defragmenter);
+
+impl Maintenance for Hooks {
+    fn defragment(&self, done: oneshot::Sender<Result<(), String>>) {
+        let wait = self.0.start();
+        // One thread for each call under way: the call is rare and waits for minutes on a large store.
+        let waiter = std::thread::Builder::new()
+            .name("defragment".into())
+            .spawn(move || {
+                let result = wait
+                    .recv()
+                    .map_err(|_| "the member stopped before the work was done".to_owned());
+                let _ = done.send(result);
+            });
+        if let Err(why) = waiter {
+            tracing::error!(error = %why, "cannot wait for the defragmentation");
+        }
+    }
+}
+
+fn told(fault: Result<storage::fault::Fault, oneshot::error::RecvError>) -> String {
+    match fault {
+        Ok(fault) => fault.to_string(),
+        Err(_) => "the member's threads ended without saying why".to_owned(),
+    }
+}
+
+/// Who this member is, by the addresses it was founded with.
+fn identity_of(config: &Config) -> Result<Identity, String> {
+    let members = founding_members(config);
+    let own = members
+        .iter()
+        .find(|member| member.name == config.name)
+        .ok_or_else(|| {
+            format!(
+                "couldn't find local name \"{}\" in the initial cluster configuration",
+                config.name
+            )
+        })?;
+    let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
+    Ok(Identity {
+        cluster_id: membership::cluster_id(&ids),
+        member_id: own.id,
+    })
+}
+
+/// The members of a new cluster. Their names are known here but published later, by each member itself.
+fn founding_members(config: &Config) -> Vec<ClusterMember> {
+    let token = &config.bootstrap.token;
+    config
+        .bootstrap
+        .initial_cluster
+        .iter()
+        .map(|(name, urls)| {
+            let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+            let id = membership::member_id(&urls, token, None);
+            ClusterMember {
+                id,
+                name: name.clone(),
+                peer_urls: Some(urls),
+                ..ClusterMember::default()
+            }
+        })
+        .collect()
+}
+
+fn boot_params(config: &Config, identity: Identity) -> boot::Params {
+    let member = MemberId(identity.member_id);
+    let tick_us = config.raft.heartbeat_ms * 1_000;
+    let request_timeout_us =
+        u64::try_from(config.raft.request_timeout().as_micros()).unwrap_or(u64::MAX);
+    let wall = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(0);
+    boot::Params {
+        layout: Layout::new(&config.data_dir, config.wal_dir.clone()),
+        permissions: Permissions::Warn,
+        identity,
+        initial_members: founding_members(config),
+        config: replica::Config {
+            member,
+            election_ticks: config.raft.election_ticks() as u64,
+            tick_us,
+            pre_vote: config.raft.pre_vote,
+            request_timeout_us,
+            log_keep_entries: config.raft.snapshot_catchup_entries,
+            log_keep_bytes: 64 << 20,
+            checkpoint_every_us: 10_000_000,
+            checkpoint_bytes: 32 << 20,
+            duties: duties::Config {
+                member,
+                name: config.name.clone(),
+                client_urls: config
+                    .urls
+                    .advertise_client
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                cluster_version: CLUSTER_VERSION.into(),
+                election_us: config.raft.election_ms * 1_000,
+                auto_compaction: auto_compaction(config),
+            },
+            // Timeouts must differ between members and between starts; nothing else depends on it.
+            seed: identity.member_id ^ wall_ms,
+        },
+        state: state::Params {
+            lease_ttl_min_s: lease_ttl_min_s(config),
+            quota_bytes: config.quota_bytes,
+            ..state::Params::default()
+        },
+        wal: wal::Options::default(),
+        segments: SegmentsOptions {
+            salt: identity.member_id as u32,
+            ..SegmentsOptions::default()
+        },
+        wall_ms,
+    }
+}
+
+/// One and a half election timeouts, in whole seconds, rounded up. Source: upstream `minTTL`.
+fn lease_ttl_min_s(config: &Config) -> i64 {
+    let ms = 3 * config.raft.election_ticks() as u64 * config.raft.heartbeat_ms / 2;
+    i64::try_from(ms.div_ceil(1_000)).unwrap_or(i64::MAX)
+}
+
+fn auto_compaction(config: &Config) -> AutoCompaction {
+    match config.auto_compaction {
+        None => AutoCompaction::Off,
+        Some(config::AutoCompaction::Periodic(retention)) => AutoCompaction::Periodic {
+            retention_us: u64::try_from(retention.as_micros()).unwrap_or(u64::MAX),
+        },
+        Some(config::AutoCompaction::Revision(retention)) => AutoCompaction::Revision { retention },
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        quota_shown: config.quota_bytes.unwrap_or(0),
+        election_timeout: Duration::from_millis(config.raft.election_ms),
+        host_whitelist: config.host_whitelist.clone(),
+        cors: config.cors.clone(),
+        command_line: std::env::args().collect(),
+    }
+}
+
+fn watch_limits(config: &Config) -> watch::Limits {
+    watch::Limits {
+        message_bytes: config.limits.request_bytes_max + (512 << 10),
+        progress_interval_us: u64::try_from(config.monitoring.watch_progress.as_micros())
+            .unwrap_or(0),
+        ..watch::Limits::default()
+    }
+}
+
+/// Sorts what a hub has for its streams to the threads that own them.
+fn watch_sink(mailboxes: Vec<Arc<watching::Mailbox>>) -> crate::threads::WatchSink {
+    Arc::new(move |effects| {
+        let mut sorted: Vec<Vec<_>> = mailboxes.iter().map(|_| Vec::new()).collect();
+        for effect in effects {
+            match effect {
+                watch::Effect::Deliver(stream, message) => {
+                    sorted[watching::shard_of(stream)].push((stream, Delivery::Message(message)));
+                }
+                watch::Effect::Overrun(stream) => {
+                    sorted[watching::shard_of(stream)].push((stream, Delivery::Overrun))
+                }
+                watch::Effect::WantsTurn => {}
+            }
+        }
+        for (deliveries, mailbox) in sorted.into_iter().zip(&mailboxes) {
+            if !deliveries.is_empty() {
+                mailbox.post(deliveries);
+            }
+        }
+    })
+}
+
+fn transport_options(config: &Config, threads: usize, files: u64) -> transport::Options {
+    transport::Options {
+        threads,
+        connections_max: usize::try_from(files - FILES_RESERVED).unwrap_or(usize::MAX),
+        streams_max: config.limits.concurrent_streams_max,
+        keepalive_interval: config.keepalive.ping.map(|(interval, _)| interval),
+        keepalive_timeout: config
+            .keepalive
+            .ping
+            .map_or(Duration::from_secs(20), |(_, timeout)| timeout),
+        header_timeout: Duration::from_secs(300),
+    }
+}
+
+/// How many files this process may have open.
+fn file_limit() -> Result<u64, String> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(u64::MAX);
+    if limit <= FILES_RESERVED {
+        return Err(format!(
+            "file descriptor limit of etcd process is too low, limit: {limit}, expected: more than {FILES_RESERVED}"
+        ));
+    }
+    Ok(limit)
+}
+
+async fn bind_all(config: &Config) -> Result<Vec<(TcpListener, Speaks, Url)>, String> {
+    let urls = &config.urls;
+    let clients = urls.listen_client.iter().map(|url| (url, Speaks::Both));
+    let metrics = urls.listen_metrics.iter().map(|url| (url, Speaks::Metrics));
+    let mut listeners = Vec::new();
+    for (url, speaks) in clients.chain(metrics) {
+        if url.is_socket() {
+            return Err(format!(
+                "listening on {url} is not available yet; give an address and a port"
+            ));
+        }
+        let listener = bind(config, url)
+            .await
+            .map_err(|why| format!("listen tcp {}: bind: {why}", url.host_port()))?;
+        listeners.push((listener, speaks, url.clone()));
+    }
+    Ok(listeners)
+}
+
+async fn bind(config: &Config, url: &Url) -> io::Result<TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    for address in tokio::net::lookup_host(url.host_port()).await? {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        // Go sets this on every listening socket; without it a restart would wait for old connections to fade.
+        socket.set_reuseaddr(true)?;
+        if config.socket.reuse_port {
+            socket.set_reuseport(true)?;
+        }
+        match socket.bind(address).and_then(|()| socket.listen(4096)) {
+            Ok(listener) => return Ok(listener),
+            Err(why) => last = why,
+        }
+    }
+    Err(last)
+}
+
+/// Accepts for ever. An accept that fails (too many files, a client that has gone) is tried again a little later.
+async fn accept_all(
+    listeners: &[(TcpListener, Speaks, Url)],
+    transport: &Transport,
+) -> Result<i32, String> {
+    let accepting = listeners
+        .iter()
+        .map(|(listener, speaks, _)| accept_one(listener, *speaks, transport));
+    futures_util::future::join_all(accepting).await;
+    Err("nothing is listened to".to_owned())
+}
+
+async fn accept_one(listener: &TcpListener, speaks: Speaks, transport: &Transport) {
+    let mut told = Instant::now() - Duration::from_secs(60);
+    loop {
+        let accepted = listener
+            .accept()
+            .await
+            .and_then(|(stream, peer)| hand_over(stream, peer, speaks, transport));
+        if let Err(why) = accepted {
+            if told.elapsed() > Duration::from_secs(10) {
+                tracing::warn!(error = %why, "a connection was not accepted");
+                told = Instant::now();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn hand_over(
+    stream: tokio::net::TcpStream,
+    _peer: SocketAddr,
+    speaks: Speaks,
+    transport: &Transport,
+) -> io::Result<()> {
+    transport.accept(stream.into_std()?, speaks)
+}
+
+/// Waits until the cluster knows this member by its name and addresses, which is when etcd says that it is ready.
+async fn until_published(member: &Member, name: &str, client_urls: &[String]) {
+    loop {
+        let view = member.view.load();
+        let known = view.members().get(member.member_id);
+        if known.is_some_and(|known| known.name == name && known.client_urls == client_urls)
+            && member.raft.has_leader()
+        {
+            break;
+        }
+        drop(view);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tracing::info!(
+        "local-member-id" = id_to_hex(member.member_id),
+        "local-member-attributes" =
+            format!("{{Name:{name} ClientURLs:[{}]}}", client_urls.join(" ")),
+        "cluster-id" = id_to_hex(member.cluster_id),
+        "published local member to cluster through raft"
+    );
+}
+
+fn tell_identity(config: &Config, identity: Identity, is_new: bool) {
+    tracing::info!(
+        "local-member-id" = id_to_hex(identity.member_id),
+        "cluster-id" = id_to_hex(identity.cluster_id),
+        name = config.name,
+        "data-dir" = %config.data_dir.display(),
+        "etcd-version" = config::VERSION_ETCD,
+        "quorate-version" = env!("CARGO_PKG_VERSION"),
+        "{}",
+        if is_new { "starting a new member" } else { "restarting local member" }
+    );
+}
+
+fn tell_ready(listeners: &[(TcpListener, Speaks, Url)]) {
+    tracing::info!("ready to serve client requests");
+    for (listener, speaks, url) in listeners {
+        let address = listener.local_addr().map_or_else(
+            |_| url.host_port().to_owned(),
+            |address| address.to_string(),
+        );
+        match speaks {
+            Speaks::Both => tracing::info!(
+                traffic = "grpc+http",
+                address,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            ),
+            Speaks::Metrics => tracing::info!(address, "serving metrics"),
+        }
+    }
+    if let Err(why) = notify_manager() {
+        tracing::warn!(error = %why, "failed to notify the service manager that the member is ready");
+    }
+}
+
+/// Tells systemd (or whoever set `NOTIFY_SOCKET`) that the member serves.
+fn notify_manager() -> io::Result<()> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    match path.to_str().and_then(|path| path.strip_prefix('@')) {
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt as _;
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+            socket.send_to_addr(b"READY=1", &address)?;
+        }
+        None => {
+            socket.send_to(b"READY=1", path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The signals that end the member.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+        }
+    }
+}
+
+/// As Go prints them.
+fn signal_name(number: i32) -> &'static str {
+    if number == SignalKind::interrupt().as_raw_value() {
+        "interrupt"
+    } else {
+        "terminated"
+    }
+}
