@@ -217,10 +217,7 @@ mod tests {
             more: true,
             count: 9,
         };
-        assert_eq!(
-            frame_range(header, &result),
-            frame::encode(&expected)
-        );
+        assert_eq!(frame_range(header, &result), frame::encode(&expected));
         let expected = pb::RangeStreamResponse {
             range_response: Some(expected),
         };

@@ -150,12 +150,14 @@ fn txn_ops(request: &pb::TxnRequest, ops_max: usize) -> Checked {
 #[derive(Default)]
 struct Changes<'a> {
     puts: BTreeSet<&'a [u8]>,
-    deletions: Vec<Keys<'a>>,
+    /// Start and end, as asked for; an empty end stands for a single key.
+    deletions: Vec<(&'a [u8], &'a [u8])>,
 }
 
 impl<'a> Changes<'a> {
     fn deletes(&self, key: &[u8]) -> bool {
-        self.deletions.iter().any(|keys| keys.contain(key))
+        let covers = |(from, end): &(&[u8], &[u8])| *from == key || (*from < key && key < *end);
+        self.deletions.iter().any(covers)
     }
 
     /// Adds a put that nothing else of the branch may touch.
@@ -170,14 +172,15 @@ impl<'a> Changes<'a> {
 /// Collects what a branch changes and refuses two changes of one key: first this level's deletions, then the nested branches,
 /// then this level's puts.
 ///
-/// Unlike etcd, a deletion up to `\0` counts as one without end: etcd takes it for an empty interval and lets through what then
-/// stops it for good.
+/// A deletion up to `\0`, which means "without end", is compared as a string like any other, so that it covers its first
+/// key only. That is etcd's mistake (it lets through what then stops an etcd for good), and clients rely on it when they
+/// delete everything and put something in one transaction. Here nothing depends on this check: applying refuses what
+/// can't be done, whatever came through.
 fn changes(ops: &[pb::RequestOp]) -> Result<Changes<'_>, &'static RpcError> {
     let mut all = Changes::default();
     for op in ops {
         if let Some(Request::RequestDeleteRange(delete)) = &op.request {
-            all.deletions
-                .push(Keys::new(&delete.key, &delete.range_end));
+            all.deletions.push((&delete.key, &delete.range_end));
         }
     }
     for op in ops {

@@ -125,10 +125,10 @@ fn one_change_per_key_and_branch() {
 }
 
 #[test]
-fn a_deletion_without_end_covers_every_later_key() {
-    assert_eq!(answer(vec![delete_op("a", "\0"), put_op("zz")]), DUPLICATE);
-    assert_eq!(answer(vec![delete_op("\0", "\0"), put_op("k3")]), DUPLICATE);
-    assert_eq!(answer(vec![delete_op("b", "\0"), put_op("a")]), "ok");
+fn a_deletion_without_end_covers_its_first_key_only_as_in_etcd() {
+    assert_eq!(answer(vec![delete_op("a", "\0"), put_op("zz")]), "ok");
+    assert_eq!(answer(vec![delete_op("\0", "\0"), put_op("k3")]), "ok");
+    assert_eq!(answer(vec![delete_op("a", "\0"), put_op("a")]), DUPLICATE);
 }
 
 #[test]
