@@ -353,7 +353,7 @@ fn txn_cases() -> Vec<Case> {
                 delete("\0", "\0"),
                 RequestPut(put_request(|r| r.ignore_value = true)),
             ]),
-            Refused(invalid, "etcdserver: duplicate key given in txn request"),
+            Refused(invalid, "etcdserver: key not found"),
         ),
         case(
             "txn that stops real etcd: delete from a key on, then put with ignore_lease",
@@ -364,7 +364,7 @@ fn txn_cases() -> Vec<Case> {
                     (r.value, r.ignore_lease) = ("y".into(), true)
                 })),
             ]),
-            Refused(invalid, "etcdserver: duplicate key given in txn request"),
+            Refused(invalid, "etcdserver: key not found"),
         ),
         case(
             "txn, empty operation",

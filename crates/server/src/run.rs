@@ -444,12 +444,26 @@ async fn bind_all(config: &Config) -> Result<Vec<(TcpListener, Speaks, Url)>, St
                 "listening on {url} is not available yet; give an address and a port"
             ));
         }
-        let listener = bind(config, url)
-            .await
-            .map_err(|why| format!("listen tcp {}: bind: {why}", url.host_port()))?;
+        let listener = bind(config, url).await.map_err(|why| {
+            format!(
+                "listen tcp {}: bind: {}",
+                url.host_port(),
+                in_gos_words(&why)
+            )
+        })?;
         listeners.push((listener, speaks, url.clone()));
     }
     Ok(listeners)
+}
+
+/// Scripts look for these words in the log.
+fn in_gos_words(why: &io::Error) -> String {
+    match why.kind() {
+        io::ErrorKind::AddrInUse => "address already in use".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => why.to_string(),
+    }
 }
 
 async fn bind(config: &Config, url: &Url) -> io::Result<TcpListener> {

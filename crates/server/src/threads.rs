@@ -212,6 +212,7 @@ impl Threads {
             hub_senders.push(HubFeed {
                 sender,
                 missed: None,
+                compacted: view.compact_revision(),
             });
         }
         let apply = ApplyThread {
@@ -640,13 +641,17 @@ struct HubFeed {
     sender: Sender<HubInput>,
     /// The newest view that found the queue full. Its events are read from the view by then.
     missed: Option<ReadView>,
+    /// Up to where the hub knows that history is gone.
+    compacted: i64,
 }
 
 impl HubFeed {
     fn feed(&mut self, published: &Published) {
-        if published.events.is_empty() && self.missed.is_none() {
+        let compacted = published.view.compact_revision();
+        if published.events.is_empty() && self.missed.is_none() && compacted == self.compacted {
             return;
         }
+        self.compacted = compacted;
         let events = if self.missed.is_some() {
             Arc::from([])
         } else {

@@ -1,10 +1,12 @@
 //! `etcdserverpb.Cluster`: the list of members. Changing it is not available yet.
 
 use bytes::Bytes;
+use proto::error;
 use proto::etcdserverpb as pb;
 use state::membership::Member;
 
 use super::frame;
+use super::route::not_yet;
 use super::session::Session;
 use super::status::Status;
 
@@ -19,6 +21,35 @@ pub async fn member_list(
         header: session.member.header(0),
         members,
     }))
+}
+
+/// Removing, updating or promoting a member that does not exist fails as in etcd; one that does is not available yet.
+pub async fn member_remove(
+    session: &Session,
+    request: pb::MemberRemoveRequest,
+) -> Result<Bytes, Status> {
+    Err(change(session, request.id, "MemberRemove"))
+}
+
+pub async fn member_update(
+    session: &Session,
+    request: pb::MemberUpdateRequest,
+) -> Result<Bytes, Status> {
+    Err(change(session, request.id, "MemberUpdate"))
+}
+
+pub async fn member_promote(
+    session: &Session,
+    request: pb::MemberPromoteRequest,
+) -> Result<Bytes, Status> {
+    Err(change(session, request.id, "MemberPromote"))
+}
+
+fn change(session: &Session, id: u64, name: &'static str) -> Status {
+    match session.member.view.load().members().get(id) {
+        None => Status::from(&error::MEMBER_NOT_FOUND),
+        Some(_) => not_yet(name),
+    }
 }
 
 fn member(member: Member) -> pb::Member {

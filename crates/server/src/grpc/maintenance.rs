@@ -17,6 +17,7 @@ use super::frame::{self, Messages};
 use super::kv::unexpected;
 use super::route::not_yet;
 use super::session::{Session, read_failed};
+use super::snapshot;
 use super::status::Status;
 use crate::config::VERSION_ETCD;
 
@@ -203,12 +204,16 @@ fn downgrade_target(text: &str) -> Result<Version, Status> {
     version.ok_or_else(|| Status::from(&error::WRONG_DOWNGRADE_VERSION_FORMAT))
 }
 
+/// Streams the state as etcd's backend file.
 pub async fn snapshot(
-    _session: &Session,
+    session: &Session,
     _method: usize,
-    _messages: Messages,
+    mut messages: Messages,
 ) -> Result<Pieces, Status> {
-    Err(not_yet("Snapshot"))
+    let _request: pb::SnapshotRequest = frame::decode(messages.only().await?)?;
+    let view = session.member.view.load_full();
+    let version = storage_version(&view);
+    snapshot::stream_of(view, version)
 }
 
 fn signed(bytes: u64) -> i64 {

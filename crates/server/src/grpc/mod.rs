@@ -18,6 +18,7 @@ mod range_stream;
 mod route;
 mod serve;
 pub mod session;
+mod snapshot;
 pub mod status;
 mod watch;
 

@@ -89,7 +89,8 @@ async fn unary(
         need_leader(session, &metadata)?;
         let request = messages.only().await?;
         account.received(request.len());
-        route::unary(session, methods::ALL[method].path, request).await
+        // On the heap, so that a stream which has not asked yet costs little.
+        Box::pin(route::unary(session, methods::ALL[method].path, request)).await
     };
     match before(metadata.timeout, call).await {
         Ok(message) => {
@@ -117,7 +118,7 @@ async fn stream(
     let account = Account::begin(session.member.clone(), method);
     let opened = match need_leader(session, &metadata) {
         Ok(()) => {
-            let open = route::stream(session, method, messages);
+            let open = Box::pin(route::stream(session, method, messages));
             before(metadata.timeout, open).await
         }
         Err(status) => Err(status),
