@@ -201,7 +201,7 @@ mod tests {
             raft_term: 4,
         });
         let expected = pb::RangeResponse {
-            header: header,
+            header,
             kvs: vec![kv("a"), kv("b")],
             more: true,
             count: 9,
