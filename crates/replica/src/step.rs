@@ -550,16 +550,22 @@ impl Replica {
 
     fn answer_reads(&mut self, now: Now, effects: &mut Vec<Effect>) {
         for (ticket, wanted) in self.reads.take_ready(self.applied) {
-            let reply = match wanted {
-                Wanted::Barrier => Reply::ReadReady,
-                Wanted::LeaseRenew(id) => Reply::LeaseRenewed {
-                    ttl_s: self.duties.lease_renew(now, id),
-                },
-                Wanted::LeaseTime(id) => Reply::LeaseTime {
-                    time: self.duties.lease_time(now, id),
-                },
-            };
-            effects.push(Effect::Reply(ticket, Ok(reply)));
+            effects.push(Effect::Reply(ticket, self.answer_read(now, wanted)));
+        }
+    }
+
+    /// The clocks of leases stand still while another member leads. A member that lost the leadership while the question
+    /// waited must not answer from them: "no such lease" would make a client give up a lease that lives.
+    fn answer_read(&mut self, now: Now, wanted: Wanted) -> Result<Reply, &'static RpcError> {
+        match wanted {
+            Wanted::Barrier => Ok(Reply::ReadReady),
+            _ if !self.standing.is_leader => Err(&error::NOT_PRIMARY),
+            Wanted::LeaseRenew(id) => Ok(Reply::LeaseRenewed {
+                ttl_s: self.duties.lease_renew(now, id),
+            }),
+            Wanted::LeaseTime(id) => Ok(Reply::LeaseTime {
+                time: self.duties.lease_time(now, id),
+            }),
         }
     }
 
