@@ -1,0 +1,167 @@
+//! What one seed simulates: sizes, rates and which faults are on. Each seed draws its own ("swarm testing"), because a fault that is
+//! always on hides what happens without it.
+
+use crate::dice::Dice;
+
+/// What the caller decides; the seed draws the rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Everything that is random follows from it.
+    pub seed: u64,
+    /// Simulated length of the safety phase in seconds.
+    pub seconds: u64,
+    /// Number of members; `None` lets the seed draw 1, 3 (mostly) or 5.
+    pub members: Option<usize>,
+    /// Whether faults happen.
+    pub faults: bool,
+}
+
+/// The network between members.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Shortest time on the way, in microseconds.
+    pub least_us: u64,
+    /// Typical additional time; differences reorder messages.
+    pub typical_us: u64,
+    /// Messages lost, per thousand.
+    pub loss: u64,
+    /// Messages delivered twice, per thousand.
+    pub duplicate: u64,
+}
+
+/// Which faults may happen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Power cuts: unsynced sectors and directory entries are lost in any subset.
+    pub crash: bool,
+    /// Several members lose power at once.
+    pub blackout: bool,
+    /// Killed processes: what was written stays, synced or not.
+    pub kill: bool,
+    /// Partitions: one member cut off, halves, one direction only.
+    pub partition: bool,
+    /// A member stands still for seconds.
+    pub pause: bool,
+    /// A sync fails.
+    pub failed_sync: bool,
+    /// A disk is full for some seconds.
+    pub full_disk: bool,
+    /// A log sync takes up to seconds.
+    pub slow_disk: bool,
+    /// Clocks run between 0.7 and 1.4 times as fast as they should.
+    pub drift: bool,
+}
+
+/// One world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// As in [`Options`].
+    pub seed: u64,
+    /// Number of members.
+    pub members: usize,
+    /// Length of the safety phase, in microseconds.
+    pub safety_us: u64,
+    /// The network between members.
+    pub network: Network,
+    /// Which faults may happen.
+    pub faults: Faults,
+    /// Mean time between two faults, in microseconds.
+    pub fault_gap_us: u64,
+    /// Clients that call one after the other.
+    pub clients: usize,
+    /// Mean time between an answer and the next call of a client, in microseconds.
+    pub think_us: u64,
+    /// Number of keys in use.
+    pub keys: u64,
+    /// Longest value in bytes.
+    pub value_bytes: u64,
+    /// Calls that are compactions, per thousand.
+    pub compactions: u64,
+    /// Calls about leases, per thousand.
+    pub leases: u64,
+    /// Clients that watch.
+    pub watchers: usize,
+    /// Watchers that stop reading now and then, per thousand of their decisions.
+    pub lazy_watchers: u64,
+    /// Typical time of a log sync, in microseconds.
+    pub sync_us: u64,
+    /// Typical time of a checkpoint, in microseconds.
+    pub checkpoint_us: u64,
+    /// Time between checkpoints, in microseconds.
+    pub checkpoint_every_us: u64,
+    /// Index keys tidied in one slice.
+    pub sweep: usize,
+    /// Size of a log segment.
+    pub wal_segment_bytes: u64,
+    /// Size of a data segment.
+    pub segment_bytes: u64,
+    /// Messages a watch stream may have under way.
+    pub stream_messages: usize,
+    /// Events in one slice of a watcher's catch-up.
+    pub slice_events: usize,
+    /// Time between progress notifications.
+    pub progress_us: u64,
+    /// Whether members ask around before they start an election.
+    pub pre_vote: bool,
+}
+
+/// Length of a tick by a true clock.
+pub const TICK_US: u64 = 100_000;
+/// Ticks without a leader before an election.
+pub const ELECTION_TICKS: u64 = 10;
+/// Clock rates, in thousandths.
+pub const RATE: std::ops::RangeInclusive<u64> = 700..=1400;
+
+impl Plan {
+    /// What the seed wants.
+    #[must_use]
+    pub fn draw(options: &Options) -> Plan {
+        let dice = &mut Dice::new(options.seed, 0);
+        let members = options
+            .members
+            .unwrap_or_else(|| *dice.pick(&[1, 3, 3, 3, 3, 5]));
+        let on = |dice: &mut Dice, chance| dice.chance(chance) && options.faults;
+        let faults = Faults {
+            crash: on(dice, 750),
+            blackout: on(dice, 400),
+            kill: on(dice, 400),
+            partition: on(dice, 600),
+            pause: on(dice, 500),
+            failed_sync: on(dice, 300),
+            full_disk: on(dice, 250),
+            slow_disk: on(dice, 300),
+            drift: on(dice, 400),
+        };
+        Plan {
+            seed: options.seed,
+            members,
+            safety_us: options.seconds * 1_000_000,
+            network: Network {
+                least_us: dice.between(20, 500),
+                typical_us: *dice.pick(&[100, 500, 2_000, 10_000]),
+                loss: if on(dice, 500) { dice.between(1, 100) } else { 0 },
+                duplicate: if on(dice, 500) { dice.between(1, 50) } else { 0 },
+            },
+            faults,
+            fault_gap_us: dice.between(500_000, 6_000_000),
+            clients: dice.between(2, 6) as usize,
+            think_us: dice.between(100_000, 600_000),
+            keys: *dice.pick(&[3, 8, 20, 60]),
+            value_bytes: *dice.pick(&[30, 30, 200, 3_000]),
+            compactions: *dice.pick(&[5, 20, 60]),
+            leases: *dice.pick(&[0, 100, 200]),
+            watchers: dice.between(1, 4) as usize,
+            lazy_watchers: *dice.pick(&[0, 50, 200]),
+            sync_us: *dice.pick(&[100, 500, 3_000]),
+            checkpoint_us: *dice.pick(&[1_000, 20_000, 300_000]),
+            checkpoint_every_us: *dice.pick(&[300_000, 1_000_000, 5_000_000]),
+            sweep: *dice.pick(&[1, 10, 1_000]),
+            wal_segment_bytes: *dice.pick(&[8 << 10, 32 << 10, 128 << 10]),
+            segment_bytes: *dice.pick(&[1 << 10, 8 << 10, 64 << 10]),
+            stream_messages: *dice.pick(&[2, 8, 128]),
+            slice_events: *dice.pick(&[1, 5, 100]),
+            progress_us: *dice.pick(&[700_000, 5_000_000]),
+            pre_vote: dice.chance(800),
+        }
+    }
+}

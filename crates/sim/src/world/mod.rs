@@ -1,0 +1,323 @@
+//! A cluster, its network, its disks and its clients in one thread, in virtual time.
+//!
+//! Everything that happens is an [`Event`] in one queue, ordered by time and, at equal times, by when it was scheduled. Nothing is
+//! concurrent; races are orders of events, and the seed draws the order. The members are the real ones: [`replica::boot::start`] on a
+//! [`MemDisk`], the real workers, the real codecs. What the server does with threads and channels, this does with events: the
+//! rules of [`replica::ports`] about order hold here as there.
+//!
+//! | file | what |
+//! |---|---|
+//! | `machine` | a member and its workers: inputs, effects, jobs |
+//! | `edge` | what a member's server part does with a call |
+//! | `clients` | who calls, what, and what is noted of it |
+//! | `watchers` | clients that watch, slowly or not, and resume |
+//! | `faults` | what goes wrong, and when |
+//! | `ledger` | what must hold at every step |
+//! | `ending` | the liveness phase, and the comparison at the end |
+
+mod clients;
+mod edge;
+mod ending;
+mod faults;
+mod ledger;
+mod machine;
+mod watchers;
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use prost::Message as _;
+use proto::raftpb;
+use storage::disk::MemDisk;
+
+use crate::checker::history::{History, Outcome};
+use crate::dice::Dice;
+use crate::plan::{Options, Plan, RATE};
+use crate::trace::{Step, Trace};
+use clients::{Client, Workload};
+use faults::Links;
+use ledger::Ledger;
+use machine::Machine;
+use watchers::Watching;
+
+/// What may happen.
+#[derive(Debug)]
+enum Event {
+    /// Something in the life of a member; dropped if that life is over.
+    Life(usize, u64, Moment),
+    /// A message between members arrives, encoded.
+    Deliver(usize, Vec<u8>),
+    /// A call arrives at a member.
+    Call { member: usize, op: usize },
+    /// The answer arrives at the client.
+    Return { op: usize, outcome: Outcome },
+    /// The client has waited long enough.
+    GiveUp { op: usize },
+    /// The client makes its next call.
+    Next { client: usize },
+    /// A watching client does something.
+    WatchNext { client: usize },
+    /// A watching client reads from its stream.
+    WatchRead { stream: u64 },
+    /// The next fault happens.
+    Fault,
+    /// A fault ends.
+    Mend(Mend),
+}
+
+/// What happens inside a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    Tick,
+    /// A tick that was due while the member stood still.
+    LateTick,
+    /// The replica looks at its inbox.
+    Step,
+    Logged,
+    LogRetry,
+    SpareReady,
+    Applied,
+    Stored,
+    StoreRetry,
+    Maintain,
+    Hub,
+    HubClock,
+}
+
+/// What ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mend {
+    /// The member starts again.
+    Restart(usize),
+    /// The network is whole, if no newer partition has begun since.
+    Partition(u64),
+    /// The disk has room.
+    FullDisk(usize),
+}
+
+struct Scheduled {
+    at_us: u64,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Scheduled) -> bool {
+        (self.at_us, self.order) == (other.at_us, other.order)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Scheduled) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    /// The earliest is the greatest, as a heap wants it.
+    fn cmp(&self, other: &Scheduled) -> Ordering {
+        (other.at_us, other.order).cmp(&(self.at_us, self.order))
+    }
+}
+
+/// One generator per concern.
+struct DiceBox {
+    network: Dice,
+    disk: Dice,
+    clock: Dice,
+    workload: Dice,
+    watch: Dice,
+    faults: Dice,
+}
+
+/// The simulated world.
+pub struct World {
+    plan: Plan,
+    now_us: u64,
+    order: u64,
+    queue: BinaryHeap<Scheduled>,
+    dice: DiceBox,
+    machines: Vec<Machine>,
+    links: Links,
+    workload: Workload,
+    clients: Vec<Client>,
+    watching: Watching,
+    ledger: Ledger,
+    history: History,
+    trace: Trace,
+    /// Faults may happen, clients make mistakes.
+    is_safety_phase: bool,
+    failure: Option<String>,
+}
+
+/// What a run came to.
+pub struct Run {
+    /// Hash of everything that happened.
+    pub trace_hash: u64,
+    /// Number of steps.
+    pub steps: u64,
+    /// Simulated time from the first event to the last, in microseconds.
+    pub simulated_us: u64,
+    /// What clients saw.
+    pub history: History,
+    /// Faults that happened, by kind.
+    pub faults: Vec<(&'static str, u64)>,
+    /// What went wrong, if anything.
+    pub failure: Option<String>,
+    /// The last steps, as text.
+    pub tail: String,
+}
+
+/// Runs one world to its end.
+#[must_use]
+pub fn run(options: &Options) -> Run {
+    let mut world = World::new(Plan::draw(options));
+    world.start();
+    world.safety_phase();
+    if world.failure.is_none() {
+        world.liveness_phase();
+    }
+    let mut history = world.history;
+    history.log = world.ledger.into_log();
+    history.clock_rate_max = if world.plan.faults.drift { *RATE.end() } else { 1000 };
+    Run {
+        trace_hash: world.trace.hash(),
+        steps: world.trace.steps(),
+        simulated_us: world.now_us,
+        history,
+        faults: world.links.counts(),
+        failure: world.failure,
+        tail: world.trace.to_string(),
+    }
+}
+
+impl World {
+    fn new(plan: Plan) -> World {
+        let seed = plan.seed;
+        World {
+            now_us: 0,
+            order: 0,
+            queue: BinaryHeap::new(),
+            dice: DiceBox {
+                network: Dice::new(seed, 1),
+                disk: Dice::new(seed, 2),
+                clock: Dice::new(seed, 3),
+                workload: Dice::new(seed, 4),
+                watch: Dice::new(seed, 5),
+                faults: Dice::new(seed, 6),
+            },
+            machines: (1..=plan.members as u64).map(|id| Machine::new(id, MemDisk::new())).collect(),
+            links: Links::new(plan.members),
+            workload: Workload::default(),
+            clients: (0..plan.clients).map(|_| Client::default()).collect(),
+            watching: Watching::new(plan.watchers),
+            ledger: Ledger::default(),
+            history: History::default(),
+            trace: Trace::default(),
+            is_safety_phase: true,
+            failure: None,
+            plan,
+        }
+    }
+
+    fn start(&mut self) {
+        for member in 0..self.machines.len() {
+            self.draw_clock(member);
+            self.boot(member);
+        }
+        for client in 0..self.clients.len() {
+            let wait = self.dice.workload.below(self.plan.think_us);
+            self.schedule(wait, Event::Next { client });
+        }
+        for client in 0..self.plan.watchers {
+            let wait = self.dice.watch.below(500_000);
+            self.schedule(wait, Event::WatchNext { client });
+        }
+        self.schedule_fault();
+    }
+
+    fn safety_phase(&mut self) {
+        self.run_until(self.plan.safety_us);
+    }
+
+    /// Handles events up to a moment, or until something is wrong.
+    fn run_until(&mut self, until_us: u64) {
+        while self.failure.is_none() {
+            match self.queue.peek() {
+                Some(next) if next.at_us <= until_us => {}
+                _ => {
+                    self.now_us = until_us;
+                    return;
+                }
+            }
+            let Some(next) = self.queue.pop() else { return };
+            assert!(next.at_us >= self.now_us, "time goes forward");
+            self.now_us = next.at_us;
+            self.handle(next.event);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Life(member, life, moment) => self.moment(member, life, moment),
+            Event::Deliver(member, bytes) => self.deliver(member, bytes),
+            Event::Call { member, op } => self.call(member, op),
+            Event::Return { op, outcome } => self.returned(op, outcome),
+            Event::GiveUp { op } => self.returned(op, Outcome::Unknown),
+            Event::Next { client } => self.next_call(client),
+            Event::WatchNext { client } => self.watch_next(client),
+            Event::WatchRead { stream } => self.watch_read(stream),
+            Event::Fault => self.fault(),
+            Event::Mend(mend) => self.mend(mend),
+        }
+    }
+
+    fn schedule(&mut self, after_us: u64, event: Event) {
+        self.order += 1;
+        self.queue.push(Scheduled {
+            at_us: self.now_us + after_us,
+            order: self.order,
+            event,
+        });
+    }
+
+    fn note(&mut self, member: usize, what: &'static str, a: u64, b: u64) {
+        self.trace.add(Step {
+            time_us: self.now_us,
+            member: member as u64 + 1,
+            what,
+            numbers: (a, b),
+        });
+    }
+
+    fn fail(&mut self, why: impl Into<String>) {
+        if self.failure.is_none() {
+            let seconds = self.now_us as f64 / 1e6;
+            self.failure = Some(format!("after {seconds:.6} s: {}", why.into()));
+        }
+    }
+
+    /// Puts a message on its way to another member, or loses it.
+    fn send(&mut self, from: usize, message: &raftpb::Message) {
+        let Some(to) = usize::try_from(message.to()).ok().and_then(|id| id.checked_sub(1)) else {
+            return;
+        };
+        if to >= self.machines.len() {
+            return;
+        }
+        let network = &self.plan.network;
+        let (least, typical) = (network.least_us, network.typical_us);
+        let (loss, duplicate) = if self.is_safety_phase { (network.loss, network.duplicate) } else { (0, 0) };
+        if !self.links.is_open(from, to) || self.dice.network.chance(loss) {
+            self.note(from, "lost", to as u64 + 1, message.r#type.unwrap_or_default() as u64);
+            return;
+        }
+        let bytes = message.encode_to_vec();
+        self.trace.add_bytes(&bytes);
+        if self.dice.network.chance(duplicate) {
+            let delay = self.dice.network.delay(least, typical * 4);
+            self.schedule(delay, Event::Deliver(to, bytes.clone()));
+        }
+        let delay = self.dice.network.delay(least, typical);
+        self.schedule(delay, Event::Deliver(to, bytes));
+    }
+}
