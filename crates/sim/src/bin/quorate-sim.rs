@@ -8,5 +8,8 @@ fn main() {
     let run = sim::world::run(&Options { seed, seconds, members: None, faults });
     println!("hash {:x} steps {} sim {} ops {} watches {} log {} faults {:?}", run.trace_hash, run.steps, run.simulated_us, run.history.ops.len(), run.history.watches.len(), run.history.log.len(), run.faults);
     println!("{:?} {:.1} sim s/s", start.elapsed(), run.simulated_us as f64 / 1e6 / start.elapsed().as_secs_f64());
+    let t = std::time::Instant::now();
+    for v in sim::checker::check(&run.history) { println!("VIOLATION {v}"); }
+    println!("check {:?}", t.elapsed());
     if let Some(why) = run.failure { println!("{}", run.tail); println!("FAILED {why}"); }
 }

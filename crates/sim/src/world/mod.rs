@@ -313,7 +313,10 @@ impl World {
         }
         let bytes = message.encode_to_vec();
         self.trace.add_bytes(&bytes);
-        if self.dice.network.chance(duplicate) {
+        // A proposal that a follower passes on is the one message that raft can't tell from its own repetition: it would be
+        // applied twice. Peers talk through streams that never repeat, and etcd relies on that as well.
+        let is_proposal = message.r#type() == raftpb::MessageType::MsgProp;
+        if !is_proposal && self.dice.network.chance(duplicate) {
             let delay = self.dice.network.delay(least, typical * 4);
             self.schedule(delay, Event::Deliver(to, bytes.clone()));
         }

@@ -3,7 +3,7 @@
 //! A *wish* is what a client wants to follow over the whole run; a watcher is one attempt. When an attempt ends, the next one starts
 //! after what was received, as etcd's clients do.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -53,6 +53,8 @@ struct Stream {
     /// Wishes whose creation is not answered yet, in order.
     creating: VecDeque<usize>,
     by_id: BTreeMap<i64, usize>,
+    /// Watchers that compaction has ended. The client may cancel them before it learns of it, and is answered.
+    overtaken: BTreeSet<i64>,
     reading: bool,
 }
 
@@ -200,11 +202,17 @@ impl World {
             return;
         }
         let Some(&wish) = stream.by_id.get(&message.watch_id) else {
+            if message.canceled && stream.overtaken.remove(&message.watch_id) {
+                return;
+            }
             let watch_id = message.watch_id;
-            return self.fail(format!("a message came for watcher {watch_id}, which does not exist"));
+            return self.fail(format!("a message came for watcher {watch_id}, which does not exist: {message:?}"));
         };
         if message.canceled {
             stream.by_id.remove(&message.watch_id);
+            if message.compact_revision > 0 {
+                stream.overtaken.insert(message.watch_id);
+            }
             let compact_revision = message.compact_revision;
             self.record(client, wish, message.header_revision, WatchKind::Canceled { compact_revision });
             let wish = &mut self.watching.clients[client].wishes[wish];
@@ -283,6 +291,7 @@ impl World {
             queue: VecDeque::new(),
             creating: VecDeque::new(),
             by_id: BTreeMap::new(),
+            overtaken: BTreeSet::new(),
             reading: false,
         };
         self.watching.streams.insert(id, stream);
