@@ -139,8 +139,16 @@ impl Plan {
             network: Network {
                 least_us: dice.between(20, 500),
                 typical_us: *dice.pick(&[100, 500, 2_000, 10_000]),
-                loss: if on(dice, 500) { dice.between(1, 100) } else { 0 },
-                duplicate: if on(dice, 500) { dice.between(1, 50) } else { 0 },
+                loss: if on(dice, 500) {
+                    dice.between(1, 100)
+                } else {
+                    0
+                },
+                duplicate: if on(dice, 500) {
+                    dice.between(1, 50)
+                } else {
+                    0
+                },
             },
             faults,
             fault_gap_us: dice.between(500_000, 6_000_000),

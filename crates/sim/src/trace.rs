@@ -90,7 +90,8 @@ pub fn hash_of(bytes: &[u8]) -> u64 {
     for chunk in bytes.chunks(8) {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
-        hash = (hash.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash =
+            (hash.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
     hash ^ (hash >> 29)
 }
@@ -100,7 +101,11 @@ impl fmt::Display for Trace {
         for step in &self.tail {
             let (a, b) = step.numbers;
             let (seconds, micros) = (step.time_us / 1_000_000, step.time_us % 1_000_000);
-            writeln!(f, "{seconds:>5}.{micros:06} m{} {} {a} {b}", step.member, step.what)?;
+            writeln!(
+                f,
+                "{seconds:>5}.{micros:06} m{} {} {a} {b}",
+                step.member, step.what
+            )?;
         }
         Ok(())
     }

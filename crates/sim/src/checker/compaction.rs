@@ -21,7 +21,9 @@ impl Compactions {
     fn of(history: &History) -> Compactions {
         let (mut certain, mut possible) = (Vec::new(), Vec::new());
         for op in &history.ops {
-            let Request::Compact { revision } = op.request else { continue };
+            let Request::Compact { revision } = op.request else {
+                continue;
+            };
             match (&op.outcome, op.return_us) {
                 (Outcome::Compacted { .. }, Some(return_us)) => certain.push((return_us, revision)),
                 (Outcome::Unknown, _) => {}
@@ -59,14 +61,30 @@ pub(super) fn check(history: &History, floors: &Floors, model: &Model, findings:
     for (number, op) in history.ops.iter().enumerate() {
         match op.outcome {
             Outcome::Rejected(text) => {
-                let Some(return_us) = op.return_us else { continue };
-                if let Some(why) = unreasonable(history, &compactions, floors.0[number], model, op, text, return_us) {
-                    findings.add("wrong rejection", format!("call {number} was refused with \"{text}\", but {why}: {op:?}"));
+                let Some(return_us) = op.return_us else {
+                    continue;
+                };
+                if let Some(why) = unreasonable(
+                    history,
+                    &compactions,
+                    floors.0[number],
+                    model,
+                    op,
+                    text,
+                    return_us,
+                ) {
+                    findings.add(
+                        "wrong rejection",
+                        format!("call {number} was refused with \"{text}\", but {why}: {op:?}"),
+                    );
                 }
             }
             Outcome::Range(_) | Outcome::Txn(_) if !op.may_be_stale() => {
                 let certain = Compactions::before(&compactions.certain, op.call_us);
-                for revision in explicit_revisions(&op.request).into_iter().filter(|revision| *revision < certain) {
+                for revision in explicit_revisions(&op.request)
+                    .into_iter()
+                    .filter(|revision| *revision < certain)
+                {
                     // A branch that was not taken reads nothing.
                     if matches!(op.request, Request::Range(_)) {
                         findings.add("read below compaction", format!(
@@ -82,9 +100,14 @@ pub(super) fn check(history: &History, floors: &Floors, model: &Model, findings:
 }
 
 fn check_compact(history: &History, number: usize, op: &Op, findings: &mut Findings) {
-    let (Request::Compact { revision }, Some(at)) = (&op.request, op.revision()) else { return };
+    let (Request::Compact { revision }, Some(at)) = (&op.request, op.revision()) else {
+        return;
+    };
     if *revision > at || *revision > last_of(history) {
-        findings.add("compaction", format!("call {number} compacted revision {revision}, which did not exist: {op:?}"));
+        findings.add(
+            "compaction",
+            format!("call {number} compacted revision {revision}, which did not exist: {op:?}"),
+        );
     }
 }
 
@@ -134,7 +157,11 @@ fn was_absent(history: &History, model: &Model, key: &[u8], from: i64, return_us
     }
     let mut later = (from + 1..).map_while(|number| revision_of(history, number));
     later.any(|revision| {
-        revision.seen_us <= return_us && revision.changes.iter().any(|change| change.now.is_none() && change.key[..] == *key)
+        revision.seen_us <= return_us
+            && revision
+                .changes
+                .iter()
+                .any(|change| change.now.is_none() && change.key[..] == *key)
     })
 }
 
@@ -143,7 +170,9 @@ fn explicit_revisions(request: &Request) -> Vec<i64> {
     fn in_txn(txn: &pb::TxnRequest, found: &mut Vec<i64>) {
         for op in txn.success.iter().chain(&txn.failure) {
             match &op.request {
-                Some(InTxn::RequestRange(range)) if range.revision > 0 => found.push(range.revision),
+                Some(InTxn::RequestRange(range)) if range.revision > 0 => {
+                    found.push(range.revision)
+                }
                 Some(InTxn::RequestTxn(nested)) => in_txn(nested, found),
                 _ => {}
             }

@@ -27,7 +27,12 @@ struct Lease {
 impl Lease {
     /// Before this moment its time can't have been up for somebody who was told so at `by_us`.
     fn over_earliest_us(&self, by_us: u64, clock_rate_max: u64) -> u64 {
-        let kept = self.kept.iter().filter(|(_, answered)| *answered <= by_us).map(|(called, _)| *called).max();
+        let kept = self
+            .kept
+            .iter()
+            .filter(|(_, answered)| *answered <= by_us)
+            .map(|(called, _)| *called)
+            .max();
         let from = kept.unwrap_or(0).max(self.granted_call_us);
         let ttl_us = u64::try_from(self.ttl_s).unwrap_or(0) * 1_000_000;
         from + ttl_us * 1000 / clock_rate_max.max(1)
@@ -38,14 +43,21 @@ impl Lease {
 pub(super) fn check(history: &History, ends: &[(i64, i64)], findings: &mut Findings) {
     let mut leases = collect(history);
     for (id, revision) in ends {
-        let Some(seen_us) = revision_of(history, *revision).map(|revision| revision.seen_us) else { continue };
+        let Some(seen_us) = revision_of(history, *revision).map(|revision| revision.seen_us) else {
+            continue;
+        };
         let Some(lease) = leases.get_mut(id) else {
-            findings.add("lease", format!("revision {revision} ends lease {id}, which nobody asked for"));
+            findings.add(
+                "lease",
+                format!("revision {revision} ends lease {id}, which nobody asked for"),
+            );
             continue;
         };
         lease.gone_us = Some(lease.gone_us.map_or(seen_us, |gone| gone.min(seen_us)));
         let earliest = lease.over_earliest_us(seen_us, history.clock_rate_max);
-        let may_be_revoked = lease.revoke_called_us.is_some_and(|called| called <= seen_us);
+        let may_be_revoked = lease
+            .revoke_called_us
+            .is_some_and(|called| called <= seen_us);
         if seen_us < earliest && !may_be_revoked {
             findings.add("lease over early", format!(
                 "revision {revision} ended lease {id} at {seen_us} us, but it had time until {earliest} us: {lease:?}"
@@ -53,21 +65,34 @@ pub(super) fn check(history: &History, ends: &[(i64, i64)], findings: &mut Findi
         }
     }
     for (number, op) in history.ops.iter().enumerate() {
-        let Some(return_us) = op.return_us else { continue };
+        let Some(return_us) = op.return_us else {
+            continue;
+        };
         for id in leases_in(&op.request) {
             let says = says(&op.outcome);
             let known = leases.get(&id);
             match (says, known) {
-                (Some(true), None) => findings.add("lease", format!("call {number} used lease {id}, which nobody asked for: {op:?}")),
-                (Some(true), Some(lease)) => {
-                    if lease.gone_us.is_some_and(|gone_us| gone_us < op.call_us) {
-                        findings.add("dead lease", format!("call {number} used lease {id} after its end: {lease:?}: {op:?}"));
-                    }
+                (Some(true), None) => findings.add(
+                    "lease",
+                    format!("call {number} used lease {id}, which nobody asked for: {op:?}"),
+                ),
+                (Some(true), Some(lease))
+                    if lease.gone_us.is_some_and(|gone_us| gone_us < op.call_us) =>
+                {
+                    findings.add(
+                        "dead lease",
+                        format!("call {number} used lease {id} after its end: {lease:?}: {op:?}"),
+                    );
                 }
-                (Some(false), Some(lease)) => {
-                    if is_certainly_alive(lease, op.call_us, return_us, history.clock_rate_max) {
-                        findings.add("lost lease", format!("call {number} did not find lease {id}, which lives: {lease:?}: {op:?}"));
-                    }
+                (Some(false), Some(lease))
+                    if is_certainly_alive(lease, op.call_us, return_us, history.clock_rate_max) =>
+                {
+                    findings.add(
+                        "lost lease",
+                        format!(
+                            "call {number} did not find lease {id}, which lives: {lease:?}: {op:?}"
+                        ),
+                    );
                 }
                 _ => {}
             }
@@ -77,7 +102,9 @@ pub(super) fn check(history: &History, ends: &[(i64, i64)], findings: &mut Findi
 
 fn is_certainly_alive(lease: &Lease, call_us: u64, return_us: u64, clock_rate_max: u64) -> bool {
     lease.granted_us.is_some_and(|granted| granted < call_us)
-        && lease.revoke_called_us.is_none_or(|called| called > return_us)
+        && lease
+            .revoke_called_us
+            .is_none_or(|called| called > return_us)
         && lease.over_earliest_us(return_us, clock_rate_max) > return_us
 }
 
@@ -98,15 +125,26 @@ fn collect(history: &History) -> BTreeMap<i64, Lease> {
     }
     for op in &history.ops {
         match (&op.request, &op.outcome, op.return_us) {
-            (Request::LeaseKeepAlive { id }, Outcome::LeaseAlive { ttl_s: Some(_) }, Some(return_us)) => {
-                leases.entry(*id).or_default().kept.push((op.call_us, return_us));
+            (
+                Request::LeaseKeepAlive { id },
+                Outcome::LeaseAlive { ttl_s: Some(_) },
+                Some(return_us),
+            ) => {
+                leases
+                    .entry(*id)
+                    .or_default()
+                    .kept
+                    .push((op.call_us, return_us));
             }
             (Request::LeaseRevoke { id }, outcome, return_us) if *outcome != Outcome::Failed => {
                 let lease = leases.entry(*id).or_default();
-                let called = lease.revoke_called_us.map_or(op.call_us, |called| called.min(op.call_us));
+                let called = lease
+                    .revoke_called_us
+                    .map_or(op.call_us, |called| called.min(op.call_us));
                 lease.revoke_called_us = Some(called);
                 if let (Outcome::LeaseRevoked { .. }, Some(return_us)) = (outcome, return_us) {
-                    lease.gone_us = Some(lease.gone_us.map_or(return_us, |gone| gone.min(return_us)));
+                    lease.gone_us =
+                        Some(lease.gone_us.map_or(return_us, |gone| gone.min(return_us)));
                 }
             }
             _ => {}
@@ -130,7 +168,9 @@ fn says(outcome: &Outcome) -> Option<bool> {
 fn leases_in(request: &Request) -> Vec<i64> {
     match request {
         Request::Put(put) if put.lease != 0 => vec![put.lease],
-        Request::LeaseRevoke { id } | Request::LeaseKeepAlive { id } | Request::LeaseTimeToLive { id } => vec![*id],
+        Request::LeaseRevoke { id }
+        | Request::LeaseKeepAlive { id }
+        | Request::LeaseTimeToLive { id } => vec![*id],
         Request::Txn(txn) => {
             let mut found = Vec::new();
             in_txn(txn, &mut found);

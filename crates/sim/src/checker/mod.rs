@@ -51,7 +51,10 @@ const FINDINGS_MAX: usize = 50;
 impl Findings {
     fn add(&mut self, rule: &'static str, detail: impl Into<String>) {
         if self.0.len() < FINDINGS_MAX {
-            self.0.push(Violation { rule, detail: detail.into() });
+            self.0.push(Violation {
+                rule,
+                detail: detail.into(),
+            });
         }
     }
 }
@@ -79,13 +82,22 @@ fn check_log(history: &History, findings: &mut Findings) {
     let mut last_us = 0;
     for (revision, number) in history.log.iter().zip(2..) {
         if revision.number != number {
-            return findings.add("log", format!("revision {} stands where {number} should be", revision.number));
+            return findings.add(
+                "log",
+                format!(
+                    "revision {} stands where {number} should be",
+                    revision.number
+                ),
+            );
         }
         if revision.changes.is_empty() {
             findings.add("log", format!("revision {number} changes nothing"));
         }
         if revision.seen_us < last_us {
-            findings.add("log", format!("revision {number} was seen before the one before it"));
+            findings.add(
+                "log",
+                format!("revision {number} was seen before the one before it"),
+            );
         }
         last_us = revision.seen_us;
         let mut keys: Vec<_> = revision.changes.iter().map(|change| &change.key).collect();
@@ -98,7 +110,9 @@ fn check_log(history: &History, findings: &mut Findings) {
 
 /// The changes of a revision, if it exists.
 fn revision_of(history: &History, number: i64) -> Option<&history::Revision> {
-    usize::try_from(number - 2).ok().and_then(|place| history.log.get(place))
+    usize::try_from(number - 2)
+        .ok()
+        .and_then(|place| history.log.get(place))
 }
 
 /// The last revision.

@@ -47,7 +47,10 @@ impl Model {
     /// The keys attached to a lease.
     #[must_use]
     pub fn keys_of(&self, lease: i64) -> Vec<Bytes> {
-        self.attached.get(&lease).map(|keys| keys.iter().cloned().collect()).unwrap_or_default()
+        self.attached
+            .get(&lease)
+            .map(|keys| keys.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// The key at a revision.
@@ -64,7 +67,11 @@ impl Model {
     }
 
     /// The same for a deletion.
-    pub fn delete(&mut self, request: &pb::DeleteRangeRequest, revision: i64) -> Tried<pb::DeleteRangeResponse> {
+    pub fn delete(
+        &mut self,
+        request: &pb::DeleteRangeRequest,
+        revision: i64,
+    ) -> Tried<pb::DeleteRangeResponse> {
         self.attempt(revision, |model| model.do_delete(request, revision))
     }
 
@@ -79,16 +86,32 @@ impl Model {
     /// What a range answers when the newest revision is `now`.
     #[must_use]
     pub fn range(&self, request: &pb::RangeRequest, now: i64) -> pb::RangeResponse {
-        let at = if request.revision > 0 { request.revision } else { now };
+        let at = if request.revision > 0 {
+            request.revision
+        } else {
+            now
+        };
         let mut found: Vec<&KeyValue> = self.span(&request.key, &request.range_end, at);
         let count = found.len() as i64;
         if request.count_only {
-            return pb::RangeResponse { count, ..Default::default() };
+            return pb::RangeResponse {
+                count,
+                ..Default::default()
+            };
         }
-        let within = |number: i64, low: i64, high: i64| (low == 0 || number >= low) && (high == 0 || number <= high);
+        let within = |number: i64, low: i64, high: i64| {
+            (low == 0 || number >= low) && (high == 0 || number <= high)
+        };
         found.retain(|kv| {
-            within(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
-                && within(kv.create_revision, request.min_create_revision, request.max_create_revision)
+            within(
+                kv.mod_revision,
+                request.min_mod_revision,
+                request.max_mod_revision,
+            ) && within(
+                kv.create_revision,
+                request.min_create_revision,
+                request.max_create_revision,
+            )
         });
         sort(&mut found, request);
         let limit = usize::try_from(request.limit).unwrap_or(0);
@@ -96,8 +119,22 @@ impl Model {
         if more {
             found.truncate(limit);
         }
-        let kvs = found.into_iter().map(|kv| if request.keys_only { without_value(kv) } else { kv.clone() }).collect();
-        pb::RangeResponse { header: None, kvs, more, count }
+        let kvs = found
+            .into_iter()
+            .map(|kv| {
+                if request.keys_only {
+                    without_value(kv)
+                } else {
+                    kv.clone()
+                }
+            })
+            .collect();
+        pb::RangeResponse {
+            header: None,
+            kvs,
+            more,
+            count,
+        }
     }
 
     /// Runs `action`, notes its changes, and takes them back.
@@ -125,7 +162,10 @@ impl Model {
         if let Some(new) = &change.now {
             self.attach(new.lease, key);
         }
-        self.keys.entry(key.clone()).or_default().push((revision, change.now.clone()));
+        self.keys
+            .entry(key.clone())
+            .or_default()
+            .push((revision, change.now.clone()));
     }
 
     fn unset(&mut self, revision: i64, key: &Bytes) {
@@ -158,7 +198,9 @@ impl Model {
             return self.get(key, at).into_iter().collect();
         }
         let keys = self.keys.range(key.clone()..).map(|(key, _)| key);
-        keys.take_while(|key| range_end[..] == *b"\0" || *key < range_end).filter_map(|key| self.get(key, at)).collect()
+        keys.take_while(|key| range_end[..] == *b"\0" || *key < range_end)
+            .filter_map(|key| self.get(key, at))
+            .collect()
     }
 
     fn do_put(&mut self, request: &pb::PutRequest, revision: i64) -> pb::PutResponse {
@@ -169,15 +211,30 @@ impl Model {
             create_revision: kept.map_or(revision, |old| old.create_revision),
             mod_revision: revision,
             version: kept.map_or(1, |old| old.version + 1),
-            value: kept.filter(|_| request.ignore_value).map_or(request.value.clone(), |old| old.value.clone()),
-            lease: kept.filter(|_| request.ignore_lease).map_or(request.lease, |old| old.lease),
+            value: kept
+                .filter(|_| request.ignore_value)
+                .map_or(request.value.clone(), |old| old.value.clone()),
+            lease: kept
+                .filter(|_| request.ignore_lease)
+                .map_or(request.lease, |old| old.lease),
         };
         self.change(revision, request.key.clone(), Some(now));
-        pb::PutResponse { header: None, prev_kv: old.filter(|_| request.prev_kv) }
+        pb::PutResponse {
+            header: None,
+            prev_kv: old.filter(|_| request.prev_kv),
+        }
     }
 
-    fn do_delete(&mut self, request: &pb::DeleteRangeRequest, revision: i64) -> pb::DeleteRangeResponse {
-        let old: Vec<KeyValue> = self.span(&request.key, &request.range_end, revision).into_iter().cloned().collect();
+    fn do_delete(
+        &mut self,
+        request: &pb::DeleteRangeRequest,
+        revision: i64,
+    ) -> pb::DeleteRangeResponse {
+        let old: Vec<KeyValue> = self
+            .span(&request.key, &request.range_end, revision)
+            .into_iter()
+            .cloned()
+            .collect();
         for kv in &old {
             self.change(revision, kv.key.clone(), None);
         }
@@ -190,9 +247,16 @@ impl Model {
 
     /// Which branches are taken, in the order in which the transactions are met.
     fn decide(&self, request: &pb::TxnRequest, at: i64) -> Vec<bool> {
-        let succeeded = request.compare.iter().all(|compare| self.holds(compare, at));
+        let succeeded = request
+            .compare
+            .iter()
+            .all(|compare| self.holds(compare, at));
         let mut plan = vec![succeeded];
-        for op in if succeeded { &request.success } else { &request.failure } {
+        for op in if succeeded {
+            &request.success
+        } else {
+            &request.failure
+        } {
             if let Some(InTxn::RequestTxn(nested)) = &op.request {
                 plan.extend(self.decide(nested, at));
             }
@@ -200,21 +264,43 @@ impl Model {
         plan
     }
 
-    fn do_txn(&mut self, request: &pb::TxnRequest, plan: &[bool], at: &mut usize, revision: i64) -> pb::TxnResponse {
+    fn do_txn(
+        &mut self,
+        request: &pb::TxnRequest,
+        plan: &[bool],
+        at: &mut usize,
+        revision: i64,
+    ) -> pb::TxnResponse {
         let succeeded = plan.get(*at).copied().unwrap_or(false);
         *at += 1;
         let mut responses = Vec::new();
-        for op in if succeeded { &request.success } else { &request.failure } {
+        for op in if succeeded {
+            &request.success
+        } else {
+            &request.failure
+        } {
             let response = match &op.request {
-                Some(InTxn::RequestRange(range)) => OutOfTxn::ResponseRange(self.range(range, revision)),
+                Some(InTxn::RequestRange(range)) => {
+                    OutOfTxn::ResponseRange(self.range(range, revision))
+                }
                 Some(InTxn::RequestPut(put)) => OutOfTxn::ResponsePut(self.do_put(put, revision)),
-                Some(InTxn::RequestDeleteRange(delete)) => OutOfTxn::ResponseDeleteRange(self.do_delete(delete, revision)),
-                Some(InTxn::RequestTxn(nested)) => OutOfTxn::ResponseTxn(self.do_txn(nested, plan, at, revision)),
+                Some(InTxn::RequestDeleteRange(delete)) => {
+                    OutOfTxn::ResponseDeleteRange(self.do_delete(delete, revision))
+                }
+                Some(InTxn::RequestTxn(nested)) => {
+                    OutOfTxn::ResponseTxn(self.do_txn(nested, plan, at, revision))
+                }
                 None => continue,
             };
-            responses.push(pb::ResponseOp { response: Some(response) });
+            responses.push(pb::ResponseOp {
+                response: Some(response),
+            });
         }
-        pb::TxnResponse { header: None, succeeded, responses }
+        pb::TxnResponse {
+            header: None,
+            succeeded,
+            responses,
+        }
     }
 
     fn holds(&self, compare: &pb::Compare, at: i64) -> bool {
@@ -246,7 +332,11 @@ impl Model {
 }
 
 fn without_value(kv: &KeyValue) -> KeyValue {
-    KeyValue { value: Bytes::new(), lease: 0, ..kv.clone() }
+    KeyValue {
+        value: Bytes::new(),
+        lease: 0,
+        ..kv.clone()
+    }
 }
 
 /// Sorting keeps the order of keys among equals. A field to sort by, with no order given, means ascending.
@@ -258,7 +348,9 @@ fn sort(found: &mut [&KeyValue], request: &pb::RangeRequest) {
     match SortTarget::try_from(request.sort_target) {
         Ok(SortTarget::Key) => found.sort_by(by(|a, b| a.key.cmp(&b.key))),
         Ok(SortTarget::Version) => found.sort_by(by(|a, b| a.version.cmp(&b.version))),
-        Ok(SortTarget::Create) => found.sort_by(by(|a, b| a.create_revision.cmp(&b.create_revision))),
+        Ok(SortTarget::Create) => {
+            found.sort_by(by(|a, b| a.create_revision.cmp(&b.create_revision)))
+        }
         Ok(SortTarget::Mod) => found.sort_by(by(|a, b| a.mod_revision.cmp(&b.mod_revision))),
         Ok(SortTarget::Value) => found.sort_by(by(|a, b| a.value.cmp(&b.value))),
         Err(_) => {}

@@ -29,21 +29,30 @@ pub(super) fn check(history: &History, findings: &mut Findings) -> Floors {
 
 /// Whenever somebody learned that a revision exists.
 fn sightings(history: &History) -> Vec<(u64, i64)> {
-    let answers = history.ops.iter().filter_map(|op| Some((op.return_us?, op.revision()?)));
-    let watched = history.watches.iter().flat_map(|watch| &watch.messages).filter_map(|message| match &message.kind {
-        WatchKind::Events { events, .. } => {
-            let last = events.last()?.kv.as_ref()?.mod_revision;
-            Some((message.time_us, last))
-        }
-        WatchKind::Progress => Some((message.time_us, message.revision)),
-        WatchKind::Created | WatchKind::Canceled { .. } => None,
-    });
+    let answers = history
+        .ops
+        .iter()
+        .filter_map(|op| Some((op.return_us?, op.revision()?)));
+    let watched = history
+        .watches
+        .iter()
+        .flat_map(|watch| &watch.messages)
+        .filter_map(|message| match &message.kind {
+            WatchKind::Events { events, .. } => {
+                let last = events.last()?.kv.as_ref()?.mod_revision;
+                Some((message.time_us, last))
+            }
+            WatchKind::Progress => Some((message.time_us, message.revision)),
+            WatchKind::Created | WatchKind::Canceled { .. } => None,
+        });
     answers.chain(watched).collect()
 }
 
 fn check_op(history: &History, number: usize, floor: i64, findings: &mut Findings) {
     let op = &history.ops[number];
-    let Some(revision) = op.revision() else { return };
+    let Some(revision) = op.revision() else {
+        return;
+    };
     if claim(op).is_some() && revision <= floor {
         findings.add(
             "write in real time",
@@ -56,14 +65,30 @@ fn check_op(history: &History, number: usize, floor: i64, findings: &mut Finding
         );
     }
     if revision > last_of(history) {
-        findings.add("lost write", format!("call {number} was answered at revision {revision}, which does not exist: {op:?}"));
+        findings.add(
+            "lost write",
+            format!(
+                "call {number} was answered at revision {revision}, which does not exist: {op:?}"
+            ),
+        );
         return;
     }
-    let Some(made) = revision_of(history, revision) else { return };
-    if op.return_us.is_some_and(|return_us| return_us < made.seen_us) {
-        findings.add("answer from the future", format!("call {number} was answered before revision {revision} existed: {op:?}"));
+    let Some(made) = revision_of(history, revision) else {
+        return;
+    };
+    if op
+        .return_us
+        .is_some_and(|return_us| return_us < made.seen_us)
+    {
+        findings.add(
+            "answer from the future",
+            format!("call {number} was answered before revision {revision} existed: {op:?}"),
+        );
     }
     if claim(op).is_some() && made.seen_us < op.call_us {
-        findings.add("write in real time", format!("call {number} got revision {revision}, which existed before it: {op:?}"));
+        findings.add(
+            "write in real time",
+            format!("call {number} got revision {revision}, which existed before it: {op:?}"),
+        );
     }
 }

@@ -64,7 +64,10 @@ pub(super) fn check(history: &History, findings: &mut Findings) -> Replayed {
         replay.model.follow(revision);
         replay.looks_at(revision.number, findings);
     }
-    Replayed { model: replay.model, ends: replay.ends }
+    Replayed {
+        model: replay.model,
+        ends: replay.ends,
+    }
 }
 
 impl<'a> Replay<'a> {
@@ -82,13 +85,21 @@ impl<'a> Replay<'a> {
         let last = last_of(history);
         for (number, op) in history.ops.iter().enumerate() {
             for_each_value(&op.request, &mut |value| {
-                if replay.values.insert(value.clone(), number).is_some_and(|other| other != number) {
+                if replay
+                    .values
+                    .insert(value.clone(), number)
+                    .is_some_and(|other| other != number)
+                {
                     findings.add("history", format!("two calls put the value {value:?}"));
                 }
             });
             match (claim(op), op.revision()) {
-                (Some(revision), _) if revision <= last => replay.claims.entry(revision).or_default().push(number),
-                (None, Some(revision)) if revision <= last => replay.looks.entry(revision).or_default().push(number),
+                (Some(revision), _) if revision <= last => {
+                    replay.claims.entry(revision).or_default().push(number)
+                }
+                (None, Some(revision)) if revision <= last => {
+                    replay.looks.entry(revision).or_default().push(number)
+                }
                 _ if op.outcome == Outcome::Unknown => drop(replay.unknown.insert(number)),
                 _ => {}
             }
@@ -102,7 +113,10 @@ impl<'a> Replay<'a> {
         match self.claims.remove(&number).as_deref() {
             None => self.explain(revision, findings),
             Some([owner]) => self.compare_write(*owner, revision, findings),
-            Some(owners) => findings.add("two owners", format!("revision {number} was given to calls {owners:?}")),
+            Some(owners) => findings.add(
+                "two owners",
+                format!("revision {number} was given to calls {owners:?}"),
+            ),
         }
     }
 
@@ -115,7 +129,10 @@ impl<'a> Replay<'a> {
             ));
         }
         if without_header(&op.outcome) != outcome {
-            findings.add("wrong answer", format!("call {owner} should have been answered {outcome:?}: {op:?}"));
+            findings.add(
+                "wrong answer",
+                format!("call {owner} should have been answered {outcome:?}: {op:?}"),
+            );
         }
     }
 
@@ -134,14 +151,20 @@ impl<'a> Replay<'a> {
                 let tried = self.model.txn(txn, revision);
                 (tried.changes, Outcome::Txn(tried.response))
             }
-            Request::Range(range) => (Vec::new(), Outcome::Range(self.model.range(range, revision - 1))),
+            Request::Range(range) => (
+                Vec::new(),
+                Outcome::Range(self.model.range(range, revision - 1)),
+            ),
             _ => (Vec::new(), Outcome::Unknown),
         }
     }
 
     /// A revision that no acknowledged write claims: a call without an answer, or the end of a lease.
     fn explain(&mut self, revision: &Revision, findings: &mut Findings) {
-        let value = revision.changes.iter().find_map(|change| change.now.as_ref().map(|kv| &kv.value));
+        let value = revision
+            .changes
+            .iter()
+            .find_map(|change| change.now.as_ref().map(|kv| &kv.value));
         if let Some(value) = value {
             return self.explain_put(value, revision, findings);
         }
@@ -163,7 +186,10 @@ impl<'a> Replay<'a> {
     fn explain_put(&mut self, value: &Bytes, revision: &Revision, findings: &mut Findings) {
         let number = revision.number;
         let Some(&call) = self.values.get(value) else {
-            return findings.add("phantom write", format!("nobody wrote revision {number}: {:?}", revision.changes));
+            return findings.add(
+                "phantom write",
+                format!("nobody wrote revision {number}: {:?}", revision.changes),
+            );
         };
         if !self.unknown.remove(&call) {
             let op = &self.history.ops[call];
@@ -171,7 +197,10 @@ impl<'a> Replay<'a> {
         }
         let op = &self.history.ops[call];
         if revision.seen_us < op.call_us {
-            findings.add("write in real time", format!("revision {number} existed before call {call}, which made it: {op:?}"));
+            findings.add(
+                "write in real time",
+                format!("revision {number} existed before call {call}, which made it: {op:?}"),
+            );
         }
         let (changes, _) = self.attempt(call, number);
         if changes != revision.changes {
@@ -186,7 +215,9 @@ impl<'a> Replay<'a> {
         let first = revision.changes.first()?;
         let lease = self.model.get(&first.key, revision.number)?.lease;
         let keys = self.model.keys_of(lease);
-        let same = keys.iter().eq(revision.changes.iter().map(|change| &change.key));
+        let same = keys
+            .iter()
+            .eq(revision.changes.iter().map(|change| &change.key));
         (lease != 0 && same).then_some(lease)
     }
 
@@ -196,13 +227,16 @@ impl<'a> Replay<'a> {
         candidates.into_iter().find(|call| {
             let op = &self.history.ops[*call];
             let may_delete = matches!(op.request, Request::Delete(_) | Request::Txn(_));
-            may_delete && op.call_us <= revision.seen_us && self.attempt(*call, revision.number).0 == revision.changes
+            may_delete
+                && op.call_us <= revision.seen_us
+                && self.attempt(*call, revision.number).0 == revision.changes
         })
     }
 
     /// Perhaps an earlier deletion was put down to a call, while in truth a lease ended there and the call came only now.
     fn explain_otherwise(&mut self, revision: &Revision, findings: &mut Findings) {
-        let either: Vec<(i64, (usize, i64))> = self.either.iter().map(|(at, what)| (*at, *what)).collect();
+        let either: Vec<(i64, (usize, i64))> =
+            self.either.iter().map(|(at, what)| (*at, *what)).collect();
         for (at, (call, lease)) in either {
             if self.attempt(call, revision.number).0 == revision.changes {
                 self.either.remove(&at);
@@ -210,7 +244,13 @@ impl<'a> Replay<'a> {
                 return;
             }
         }
-        findings.add("phantom write", format!("nobody deleted what revision {} deletes: {:?}", revision.number, revision.changes));
+        findings.add(
+            "phantom write",
+            format!(
+                "nobody deleted what revision {} deletes: {:?}",
+                revision.number, revision.changes
+            ),
+        );
     }
 
     /// Checks the answers that were given at this revision and changed nothing.
@@ -226,15 +266,26 @@ impl<'a> Replay<'a> {
             Request::Range(_) | Request::Delete(_) | Request::Txn(_) => {
                 let (changes, outcome) = self.attempt(number, revision + 1);
                 if !changes.is_empty() {
-                    findings.add("wrong answer", format!("call {number} should have changed {changes:?}: {op:?}"));
+                    findings.add(
+                        "wrong answer",
+                        format!("call {number} should have changed {changes:?}: {op:?}"),
+                    );
                 } else if without_header(&op.outcome) != outcome {
-                    findings.add("wrong answer", format!("call {number} should have been answered {outcome:?}: {op:?}"));
+                    findings.add(
+                        "wrong answer",
+                        format!("call {number} should have been answered {outcome:?}: {op:?}"),
+                    );
                 }
             }
             Request::LeaseRevoke { id } => {
                 let left = self.model.keys_of(*id);
                 if !left.is_empty() {
-                    findings.add("lease", format!("lease {id} is revoked at revision {revision}, but has keys {left:?}"));
+                    findings.add(
+                        "lease",
+                        format!(
+                            "lease {id} is revoked at revision {revision}, but has keys {left:?}"
+                        ),
+                    );
                 }
                 self.end_is_known(*id, number);
             }
@@ -245,7 +296,8 @@ impl<'a> Replay<'a> {
     /// The keys of a lease went because of an acknowledged revoke.
     fn end_is_known(&mut self, lease: i64, call: usize) {
         let revision = self.history.ops[call].revision();
-        self.ends.retain(|(ended, at)| *ended != lease || Some(*at) != revision);
+        self.ends
+            .retain(|(ended, at)| *ended != lease || Some(*at) != revision);
     }
 }
 

@@ -13,12 +13,25 @@ use super::{Findings, last_of, revision_of};
 pub(super) fn check(history: &History, model: &Model, findings: &mut Findings) {
     let compacted_before = possible_before(history);
     for (number, watch) in history.watches.iter().enumerate() {
-        let mut reader = Reader { history, model, watch, number, cursor: Cursor::default(), is_over: false };
+        let mut reader = Reader {
+            history,
+            model,
+            watch,
+            number,
+            cursor: Cursor::default(),
+            is_over: false,
+        };
         if watch.create.start_revision > 0 {
             reader.cursor.revision = watch.create.start_revision;
         }
         for message in &watch.messages {
-            reader.message(message.time_us, message.revision, &message.kind, &compacted_before, findings);
+            reader.message(
+                message.time_us,
+                message.revision,
+                &message.kind,
+                &compacted_before,
+                findings,
+            );
         }
         if watch.must_reach_end && !reader.is_over && reader.cursor.revision > 0 {
             reader.nothing_left(last_of(history), "reliable", findings);
@@ -61,9 +74,16 @@ impl<'a> Reader<'a> {
                 for event in events {
                     self.event(time_us, event, compacted_before, findings);
                 }
-                let last = events.last().and_then(|event| event.kv.as_ref()).map_or(0, |kv| kv.mod_revision);
+                let last = events
+                    .last()
+                    .and_then(|event| event.kv.as_ref())
+                    .map_or(0, |kv| kv.mod_revision);
                 if revision < last {
-                    self.wrong("header", format!("a message at revision {revision} carries revision {last}"), findings);
+                    self.wrong(
+                        "header",
+                        format!("a message at revision {revision} carries revision {last}"),
+                        findings,
+                    );
                 }
                 if !fragment && !self.is_over {
                     self.nothing_left(last, "atomic", findings);
@@ -72,11 +92,21 @@ impl<'a> Reader<'a> {
             WatchKind::Progress => {
                 if self.cursor.revision > 0 && revision + 1 >= self.cursor.revision {
                     self.nothing_left(revision, "bookmarkable", findings);
-                } else if self.cursor.revision > revision + 1 && self.watch.create.start_revision <= revision {
-                    self.wrong("bookmarkable", format!("progress {revision} is below what was received"), findings);
+                } else if self.cursor.revision > revision + 1
+                    && self.watch.create.start_revision <= revision
+                {
+                    self.wrong(
+                        "bookmarkable",
+                        format!("progress {revision} is below what was received"),
+                        findings,
+                    );
                 }
                 if revision > last_of(self.history) {
-                    self.wrong("bookmarkable", format!("progress {revision} does not exist"), findings);
+                    self.wrong(
+                        "bookmarkable",
+                        format!("progress {revision} does not exist"),
+                        findings,
+                    );
                 }
             }
             WatchKind::Canceled { compact_revision } => {
@@ -97,37 +127,85 @@ impl<'a> Reader<'a> {
         findings: &mut Findings,
     ) {
         if compact_revision > compacted_before(time_us) {
-            self.wrong("compaction", format!("canceled for a compaction at {compact_revision} that nobody asked for"), findings);
+            self.wrong(
+                "compaction",
+                format!("canceled for a compaction at {compact_revision} that nobody asked for"),
+                findings,
+            );
         }
         if self.cursor.revision >= compact_revision {
-            self.wrong("compaction", format!("canceled for compaction {compact_revision}, but due {:?} only", self.cursor), findings);
+            self.wrong(
+                "compaction",
+                format!(
+                    "canceled for compaction {compact_revision}, but due {:?} only",
+                    self.cursor
+                ),
+                findings,
+            );
         }
     }
 
-    fn event(&mut self, time_us: u64, event: &Event, compacted_before: &impl Fn(u64) -> i64, findings: &mut Findings) {
+    fn event(
+        &mut self,
+        time_us: u64,
+        event: &Event,
+        compacted_before: &impl Fn(u64) -> i64,
+        findings: &mut Findings,
+    ) {
         let Some(kv) = &event.kv else {
             return self.wrong("event", "an event without a pair".to_owned(), findings);
         };
         let Some((revision, change)) = self.next_due(last_of(self.history)) else {
-            return self.wrong("unique", format!("received {kv:?}, but nothing is due"), findings);
+            return self.wrong(
+                "unique",
+                format!("received {kv:?}, but nothing is due"),
+                findings,
+            );
         };
         if kv.mod_revision != revision || kv.key != change.key {
-            let rule = if kv.mod_revision < revision { "unique or ordered" } else { "reliable" };
-            return self.wrong(rule, format!("received {kv:?}, but due is revision {revision}: {change:?}"), findings);
+            let rule = if kv.mod_revision < revision {
+                "unique or ordered"
+            } else {
+                "reliable"
+            };
+            return self.wrong(
+                rule,
+                format!("received {kv:?}, but due is revision {revision}: {change:?}"),
+                findings,
+            );
         }
         let is_put = event.r#type == EventType::Put as i32;
         let expected = match &change.now {
             Some(now) => now.clone(),
-            None => KeyValue { key: change.key.clone(), mod_revision: revision, ..Default::default() },
+            None => KeyValue {
+                key: change.key.clone(),
+                mod_revision: revision,
+                ..Default::default()
+            },
         };
         if is_put != change.now.is_some() || *kv != expected {
-            self.wrong("event", format!("received {event:?}, but it was {change:?}"), findings);
+            self.wrong(
+                "event",
+                format!("received {event:?}, but it was {change:?}"),
+                findings,
+            );
         }
         let seen_us = revision_of(self.history, revision).map_or(0, |made| made.seen_us);
         if time_us < seen_us {
-            self.wrong("event", format!("received revision {revision} before it existed"), findings);
+            self.wrong(
+                "event",
+                format!("received revision {revision} before it existed"),
+                findings,
+            );
         }
-        self.previous(time_us, event, revision, &change.key, compacted_before, findings);
+        self.previous(
+            time_us,
+            event,
+            revision,
+            &change.key,
+            compacted_before,
+            findings,
+        );
         self.cursor.place += 1;
     }
 
@@ -141,24 +219,35 @@ impl<'a> Reader<'a> {
         compacted_before: &impl Fn(u64) -> i64,
         findings: &mut Findings,
     ) {
-        let expected = self.model.get(key, revision - 1).filter(|_| self.watch.create.prev_kv);
+        let expected = self
+            .model
+            .get(key, revision - 1)
+            .filter(|_| self.watch.create.prev_kv);
         let may_miss = compacted_before(time_us) > revision - 1;
         if event.prev_kv.as_ref() != expected && !(event.prev_kv.is_none() && may_miss) {
-            self.wrong("previous value", format!("received {event:?}, but before it was {expected:?}"), findings);
+            self.wrong(
+                "previous value",
+                format!("received {event:?}, but before it was {expected:?}"),
+                findings,
+            );
         }
     }
 
     /// The next matching change at or after the cursor, up to a revision; the cursor moves to it.
     fn next_due(&mut self, up_to: i64) -> Option<(i64, &'a Change)> {
         while self.cursor.revision <= up_to {
-            let changes = revision_of(self.history, self.cursor.revision).map_or(&[][..], |made| &made.changes);
+            let changes = revision_of(self.history, self.cursor.revision)
+                .map_or(&[][..], |made| &made.changes);
             while let Some(change) = changes.get(self.cursor.place) {
                 if self.matches(change) {
                     return Some((self.cursor.revision, change));
                 }
                 self.cursor.place += 1;
             }
-            self.cursor = Cursor { revision: self.cursor.revision + 1, place: 0 };
+            self.cursor = Cursor {
+                revision: self.cursor.revision + 1,
+                place: 0,
+            };
         }
         None
     }
@@ -171,14 +260,22 @@ impl<'a> Reader<'a> {
             b"\0" => change.key >= *key,
             _ => change.key >= *key && change.key < *end,
         };
-        let filter = if change.now.is_some() { FilterType::Noput } else { FilterType::Nodelete };
+        let filter = if change.now.is_some() {
+            FilterType::Noput
+        } else {
+            FilterType::Nodelete
+        };
         within && !create.filters.contains(&(filter as i32))
     }
 
     /// Everything up to a revision has been received.
     fn nothing_left(&mut self, up_to: i64, rule: &'static str, findings: &mut Findings) {
         if let Some((revision, change)) = self.next_due(up_to.min(last_of(self.history))) {
-            self.wrong(rule, format!("at {up_to}, revision {revision} is missing: {change:?}"), findings);
+            self.wrong(
+                rule,
+                format!("at {up_to}, revision {revision} is missing: {change:?}"),
+                findings,
+            );
         }
     }
 
@@ -186,7 +283,10 @@ impl<'a> Reader<'a> {
     fn wrong(&mut self, rule: &'static str, detail: String, findings: &mut Findings) {
         if !std::mem::replace(&mut self.is_over, true) {
             let (number, member, create) = (self.number, self.watch.member, &self.watch.create);
-            findings.add("watch", format!("{rule}: watcher {number} on member {member} ({create:?}): {detail}"));
+            findings.add(
+                "watch",
+                format!("{rule}: watcher {number} on member {member} ({create:?}): {detail}"),
+            );
         }
     }
 }

@@ -66,7 +66,8 @@ impl Workload {
         match &op.outcome {
             Outcome::Range(response) => {
                 for kv in &response.kvs {
-                    self.known.insert(kv.key.clone(), (kv.mod_revision, kv.version));
+                    self.known
+                        .insert(kv.key.clone(), (kv.mod_revision, kv.version));
                 }
             }
             Outcome::Delete(response) if response.deleted > 0 => {
@@ -105,7 +106,8 @@ impl World {
             return;
         }
         if self.dice.workload.chance(100) {
-            self.clients[client].member = self.dice.workload.below(self.plan.members as u64) as usize;
+            self.clients[client].member =
+                self.dice.workload.below(self.plan.members as u64) as usize;
         }
         let request = self.draw_request();
         let member = self.clients[client].member;
@@ -117,7 +119,11 @@ impl World {
             request,
             outcome: Outcome::Unknown,
         });
-        self.workload.calls.push(CallNote { client, done: false, hops: 0 });
+        self.workload.calls.push(CallNote {
+            client,
+            done: false,
+            hops: 0,
+        });
         self.clients[client].op = Some(op);
         let delay = self.dice.network.delay(20, 300);
         self.schedule(delay, Event::Call { member, op });
@@ -137,10 +143,16 @@ impl World {
         record.outcome = outcome;
         let revision = record.revision().unwrap_or(0);
         self.workload.learn(record);
-        self.note(record_member(&self.history.ops[op]), "return", op as u64, revision as u64);
+        self.note(
+            record_member(&self.history.ops[op]),
+            "return",
+            op as u64,
+            revision as u64,
+        );
         self.clients[client].op = None;
         if !is_known || self.history.ops[op].outcome == Outcome::Failed {
-            self.clients[client].member = self.dice.workload.below(self.plan.members as u64) as usize;
+            self.clients[client].member =
+                self.dice.workload.below(self.plan.members as u64) as usize;
         }
         let think = self.dice.workload.delay(1_000, self.plan.think_us);
         self.schedule(think, Event::Next { client });
@@ -171,7 +183,9 @@ impl World {
             1 | 2 if deleted_at > 0 => deleted_at,
             _ => revision - self.dice.workload.below(20) as i64,
         };
-        Request::Compact { revision: revision.max(1) }
+        Request::Compact {
+            revision: revision.max(1),
+        }
     }
 
     fn draw_lease_call(&mut self) -> Request {
@@ -179,7 +193,10 @@ impl World {
         if known.is_empty() || self.dice.workload.chance(250) {
             self.workload.lease_last += 1;
             let ttl_s = *self.dice.workload.pick(&[1, 2, 3, 5, 10, 60]);
-            return Request::LeaseGrant { id: self.workload.lease_last, ttl_s };
+            return Request::LeaseGrant {
+                id: self.workload.lease_last,
+                ttl_s,
+            };
         }
         let id = *self.dice.workload.pick(&known);
         match self.dice.workload.below(10) {
@@ -192,7 +209,10 @@ impl World {
     /// Keys live under two prefixes, so that ranges can name one of them.
     pub(super) fn key(dice: &mut crate::dice::Dice, keys: u64) -> Bytes {
         let number = dice.below(keys);
-        Bytes::from(format!("{}/{number:02}", if number % 2 == 0 { "a" } else { "b" }))
+        Bytes::from(format!(
+            "{}/{number:02}",
+            if number.is_multiple_of(2) { "a" } else { "b" }
+        ))
     }
 
     fn draw_key(&mut self) -> Bytes {
@@ -207,7 +227,11 @@ impl World {
             7 => (Bytes::from_static(b"\0"), Bytes::from_static(b"\0")),
             _ => {
                 let (from, to) = (World::key(dice, keys), World::key(dice, keys));
-                if from < to { (from, to) } else { (from, Bytes::from_static(b"\0")) }
+                if from < to {
+                    (from, to)
+                } else {
+                    (from, Bytes::from_static(b"\0"))
+                }
             }
         }
     }
@@ -219,7 +243,11 @@ impl World {
         let mut value = format!("v{number}.").into_bytes();
         value.resize(value.len().max(length), b'.');
         let leases = self.workload.leases.clone();
-        let lease = if !leases.is_empty() && self.dice.workload.chance(300) { *self.dice.workload.pick(&leases) } else { 0 };
+        let lease = if !leases.is_empty() && self.dice.workload.chance(300) {
+            *self.dice.workload.pick(&leases)
+        } else {
+            0
+        };
         let key = self.draw_key();
         let ignore_lease = lease == 0 && self.dice.workload.chance(50);
         pb::PutRequest {
@@ -238,21 +266,44 @@ impl World {
         } else {
             (self.draw_key(), Bytes::new())
         };
-        pb::DeleteRangeRequest { key, range_end, prev_kv: self.dice.workload.chance(300) }
+        pb::DeleteRangeRequest {
+            key,
+            range_end,
+            prev_kv: self.dice.workload.chance(300),
+        }
     }
 
     fn draw_range(&mut self) -> pb::RangeRequest {
         let (key, range_end) = World::span(&mut self.dice.workload, self.plan.keys);
         let newest = self.workload.revision;
         let dice = &mut self.dice.workload;
-        let revision = if dice.chance(200) { (newest - dice.below(30) as i64 + 3).max(0) } else { 0 };
-        let mut range = pb::RangeRequest { key, range_end, revision, serializable: dice.chance(250), ..Default::default() };
+        let revision = if dice.chance(200) {
+            (newest - dice.below(30) as i64 + 3).max(0)
+        } else {
+            0
+        };
+        let mut range = pb::RangeRequest {
+            key,
+            range_end,
+            revision,
+            serializable: dice.chance(250),
+            ..Default::default()
+        };
         if dice.chance(300) {
             range.limit = dice.between(1, 5) as i64;
         }
         if dice.chance(150) {
-            range.sort_target = dice.pick(&[SortTarget::Key, SortTarget::Mod, SortTarget::Create, SortTarget::Version]).to_owned() as i32;
-            range.sort_order = dice.pick(&[SortOrder::Ascend, SortOrder::Descend]).to_owned() as i32;
+            range.sort_target = dice
+                .pick(&[
+                    SortTarget::Key,
+                    SortTarget::Mod,
+                    SortTarget::Create,
+                    SortTarget::Version,
+                ])
+                .to_owned() as i32;
+            range.sort_order = dice
+                .pick(&[SortOrder::Ascend, SortOrder::Descend])
+                .to_owned() as i32;
         }
         range.count_only = dice.chance(80);
         range.keys_only = !range.count_only && dice.chance(80);
@@ -264,13 +315,19 @@ impl World {
 
     /// Distinct keys, because a transaction may change a key only once.
     fn draw_txn(&mut self, depth: u64) -> pb::TxnRequest {
-        let compare = (0..self.dice.workload.below(3)).map(|_| self.draw_compare()).collect();
+        let compare = (0..self.dice.workload.below(3))
+            .map(|_| self.draw_compare())
+            .collect();
         let mut success = self.draw_ops(depth);
         let failure = self.draw_ops(depth);
         if success.is_empty() && failure.is_empty() {
             success.push(op(InTxn::RequestPut(self.draw_put())));
         }
-        pb::TxnRequest { compare, success, failure }
+        pb::TxnRequest {
+            compare,
+            success,
+            failure,
+        }
     }
 
     fn draw_ops(&mut self, depth: u64) -> Vec<pb::RequestOp> {
@@ -292,7 +349,11 @@ impl World {
                         continue;
                     }
                     taken.push(key.clone());
-                    InTxn::RequestDeleteRange(pb::DeleteRangeRequest { key, prev_kv: true, ..Default::default() })
+                    InTxn::RequestDeleteRange(pb::DeleteRangeRequest {
+                        key,
+                        prev_kv: true,
+                        ..Default::default()
+                    })
                 }
                 7..9 => {
                     let mut range = self.draw_range();
@@ -313,7 +374,9 @@ impl World {
 
     fn draw_read_txn(&mut self) -> pb::TxnRequest {
         let serializable = self.dice.workload.chance(300);
-        let compare = (0..self.dice.workload.below(2)).map(|_| self.draw_compare()).collect();
+        let compare = (0..self.dice.workload.below(2))
+            .map(|_| self.draw_compare())
+            .collect();
         let mut ranges = |count| -> Vec<pb::RequestOp> {
             (0..count)
                 .map(|_| {
@@ -323,7 +386,11 @@ impl World {
                 })
                 .collect()
         };
-        pb::TxnRequest { compare, success: ranges(2), failure: ranges(1) }
+        pb::TxnRequest {
+            compare,
+            success: ranges(2),
+            failure: ranges(1),
+        }
     }
 
     fn draw_compare(&mut self) -> pb::Compare {
@@ -334,7 +401,10 @@ impl World {
             0 | 1 => (CompareTarget::Mod, TargetUnion::ModRevision(modified)),
             2 => (CompareTarget::Version, TargetUnion::Version(version)),
             3 => (CompareTarget::Create, TargetUnion::CreateRevision(modified)),
-            _ => (CompareTarget::Value, TargetUnion::Value(Bytes::from_static(b"v"))),
+            _ => (
+                CompareTarget::Value,
+                TargetUnion::Value(Bytes::from_static(b"v")),
+            ),
         };
         let result = *dice.pick(&[
             CompareResult::Equal,
@@ -343,13 +413,25 @@ impl World {
             CompareResult::Less,
             CompareResult::NotEqual,
         ]);
-        let range_end = if dice.chance(100) { Bytes::from_static(b"\0") } else { Bytes::new() };
-        pb::Compare { result: result as i32, target: target as i32, key, range_end, target_union: Some(value) }
+        let range_end = if dice.chance(100) {
+            Bytes::from_static(b"\0")
+        } else {
+            Bytes::new()
+        };
+        pb::Compare {
+            result: result as i32,
+            target: target as i32,
+            key,
+            range_end,
+            target_union: Some(value),
+        }
     }
 }
 
 fn op(request: InTxn) -> pb::RequestOp {
-    pb::RequestOp { request: Some(request) }
+    pb::RequestOp {
+        request: Some(request),
+    }
 }
 
 fn record_member(op: &Op) -> usize {

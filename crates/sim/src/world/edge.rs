@@ -37,7 +37,10 @@ impl World {
 
     fn propose(&mut self, member: usize, op: usize, mut request: pb::InternalRaftRequest) {
         let id = self.life(member).ids.next();
-        request.header = Some(pb::RequestHeader { id, ..Default::default() });
+        request.header = Some(pb::RequestHeader {
+            id,
+            ..Default::default()
+        });
         let data = request.encode_to_vec();
         self.ask(member, op, Ask::Propose { id, data });
     }
@@ -46,7 +49,9 @@ impl World {
     fn look(&mut self, member: usize, op: usize, request: &Request) {
         match request {
             Request::LeaseKeepAlive { id } => self.ask(member, op, Ask::LeaseRenew { id: *id }),
-            Request::LeaseTimeToLive { id } => self.ask(member, op, Ask::LeaseTimeToLive { id: *id }),
+            Request::LeaseTimeToLive { id } => {
+                self.ask(member, op, Ask::LeaseTimeToLive { id: *id })
+            }
             _ => {
                 let may_be_stale = self.history.ops[op].may_be_stale();
                 if may_be_stale || self.life(member).status.reads_are_local {
@@ -71,21 +76,33 @@ impl World {
         let view = self.life(member).view.clone();
         match read(&view, &self.history.ops[op].request) {
             Ok(outcome) => self.answer(member, op, outcome),
-            Err(ReadError::Rejected(rejected)) => self.answer(member, op, Outcome::Rejected(rejected.0.text)),
+            Err(ReadError::Rejected(rejected)) => {
+                self.answer(member, op, Outcome::Rejected(rejected.0.text))
+            }
             Err(ReadError::Fault(fault)) => self.stopped(member, &fault),
         }
     }
 
     /// The member answers.
-    pub(super) fn answered(&mut self, member: usize, ticket: Ticket, answer: Result<Reply, &'static RpcError>) {
+    pub(super) fn answered(
+        &mut self,
+        member: usize,
+        ticket: Ticket,
+        answer: Result<Reply, &'static RpcError>,
+    ) {
         let Some(op) = self.life(member).tickets.remove(&ticket) else {
-            self.fail(format!("member {} answers a call twice: {answer:?}", member + 1));
+            self.fail(format!(
+                "member {} answers a call twice: {answer:?}",
+                member + 1
+            ));
             return;
         };
         match answer {
             Ok(Reply::ReadReady) => self.read(member, op),
             Ok(Reply::Applied(applied)) => self.answer(member, op, outcome_of(*applied)),
-            Ok(Reply::LeaseRenewed { ttl_s }) => self.answer(member, op, Outcome::LeaseAlive { ttl_s }),
+            Ok(Reply::LeaseRenewed { ttl_s }) => {
+                self.answer(member, op, Outcome::LeaseAlive { ttl_s })
+            }
             Ok(Reply::LeaseTime { time }) => self.answer(member, op, Outcome::LeaseTime { time }),
             Ok(Reply::LeaderMoved) => self.answer(member, op, Outcome::Failed),
             Err(why) => self.refused(member, op, why),
@@ -95,12 +112,19 @@ impl World {
     fn refused(&mut self, member: usize, op: usize, why: &'static RpcError) {
         let request = &self.history.ops[op].request;
         let is_proposal = matches!(proposal(request), Some(Ok(_)));
-        let is_lease = matches!(request, Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. });
+        let is_lease = matches!(
+            request,
+            Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. }
+        );
         if is_lease && why.text == error::NOT_LEADER.text {
             return self.pass_on(member, op);
         }
         let is_never_proposed = why.text == error::TOO_MANY_REQUESTS.text;
-        let outcome = if is_proposal && !is_never_proposed { Outcome::Unknown } else { Outcome::Failed };
+        let outcome = if is_proposal && !is_never_proposed {
+            Outcome::Unknown
+        } else {
+            Outcome::Failed
+        };
         self.answer(member, op, outcome);
     }
 
@@ -109,10 +133,17 @@ impl World {
         let leader = self.life(member).status.leader;
         let hops = self.workload.hop(op);
         let to = (leader as usize).wrapping_sub(1);
-        if hops > HOPS_MAX || to >= self.machines.len() || to == member || !self.links.is_open(member, to) {
+        if hops > HOPS_MAX
+            || to >= self.machines.len()
+            || to == member
+            || !self.links.is_open(member, to)
+        {
             return self.answer(member, op, Outcome::Failed);
         }
-        let delay = self.dice.network.delay(self.plan.network.least_us, self.plan.network.typical_us);
+        let delay = self
+            .dice
+            .network
+            .delay(self.plan.network.least_us, self.plan.network.typical_us);
         self.schedule(delay, Event::Call { member: to, op });
     }
 
@@ -145,18 +176,26 @@ fn proposal(request: &Request) -> Option<Result<pb::InternalRaftRequest, &'stati
         }
         Request::Compact { revision } => {
             // Half of them wait until the work is done; which ones follows from the revision, as good as any dice.
-            proposal.compaction = Some(pb::CompactionRequest { revision: *revision, physical: revision % 2 == 0 });
+            proposal.compaction = Some(pb::CompactionRequest {
+                revision: *revision,
+                physical: revision % 2 == 0,
+            });
             Ok(())
         }
         Request::LeaseGrant { id, ttl_s } => {
-            proposal.lease_grant = Some(pb::LeaseGrantRequest { id: *id, ttl: *ttl_s });
+            proposal.lease_grant = Some(pb::LeaseGrantRequest {
+                id: *id,
+                ttl: *ttl_s,
+            });
             Ok(())
         }
         Request::LeaseRevoke { id } => {
             proposal.lease_revoke = Some(pb::LeaseRevokeRequest { id: *id });
             Ok(())
         }
-        Request::Range(_) | Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. } => return None,
+        Request::Range(_) | Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. } => {
+            return None;
+        }
     };
     Some(checked.map(|()| proposal))
 }
@@ -173,7 +212,10 @@ fn read(view: &ReadView, request: &Request) -> Result<Outcome, ReadError> {
 pub(super) fn range_response(result: RangeResult) -> pb::RangeResponse {
     let decode = |kv: &bytes::Bytes| KeyValue::decode(kv.clone()).expect("a stored pair decodes");
     pb::RangeResponse {
-        header: Some(pb::ResponseHeader { revision: result.revision, ..Default::default() }),
+        header: Some(pb::ResponseHeader {
+            revision: result.revision,
+            ..Default::default()
+        }),
         kvs: result.kvs.iter().map(decode).collect(),
         more: result.more,
         count: result.count,
@@ -181,18 +223,24 @@ pub(super) fn range_response(result: RangeResult) -> pb::RangeResponse {
 }
 
 fn outcome_of(applied: Applied) -> Outcome {
-    let revision_of = |header: &Option<pb::ResponseHeader>| header.as_ref().map_or(0, |header| header.revision);
+    let revision_of =
+        |header: &Option<pb::ResponseHeader>| header.as_ref().map_or(0, |header| header.revision);
     match applied.outcome {
         Err(rejected) => Outcome::Rejected(rejected.0.text),
         Ok(Response::Range(response)) => Outcome::Range(response),
         Ok(Response::Put(response)) => Outcome::Put(response),
         Ok(Response::DeleteRange(response)) => Outcome::Delete(response),
         Ok(Response::Txn(response)) => Outcome::Txn(response),
-        Ok(Response::Compaction(response)) => Outcome::Compacted { revision: revision_of(&response.header) },
-        Ok(Response::LeaseGrant(response)) => {
-            Outcome::LeaseGranted { ttl_s: response.ttl, revision: revision_of(&response.header) }
-        }
-        Ok(Response::LeaseRevoke(response)) => Outcome::LeaseRevoked { revision: revision_of(&response.header) },
+        Ok(Response::Compaction(response)) => Outcome::Compacted {
+            revision: revision_of(&response.header),
+        },
+        Ok(Response::LeaseGrant(response)) => Outcome::LeaseGranted {
+            ttl_s: response.ttl,
+            revision: revision_of(&response.header),
+        },
+        Ok(Response::LeaseRevoke(response)) => Outcome::LeaseRevoked {
+            revision: revision_of(&response.header),
+        },
         Ok(_) => Outcome::Unknown,
     }
 }

@@ -3,8 +3,8 @@
 
 use proto::etcdserverpb as pb;
 
-use super::edge::range_response;
 use super::World;
+use super::edge::range_response;
 use crate::checker::model::Model;
 
 /// How long everybody may take to come back; a paused member and the longest election lie within.
@@ -28,7 +28,10 @@ impl World {
         self.workload.is_over = true;
         let settled = self.run_while(SETTLE_US, |world| !world.is_settled());
         if self.failure.is_none() && !settled {
-            return self.fail(format!("the cluster does not come to rest: {}", self.standings()));
+            return self.fail(format!(
+                "the cluster does not come to rest: {}",
+                self.standings()
+            ));
         }
         if self.failure.is_none()
             && let Err(why) = self.compare()
@@ -56,7 +59,12 @@ impl World {
         let is_done = |machine: &super::machine::Machine| {
             machine.life.as_ref().is_some_and(|life| {
                 let status = life.status;
-                let has_short_lease = life.view.leases().all().iter().any(|(_, lease)| lease.ttl_s < 30);
+                let has_short_lease = life
+                    .view
+                    .leases()
+                    .all()
+                    .iter()
+                    .any(|(_, lease)| lease.ttl_s < 30);
                 status.leader != 0
                     && (status.applied, status.committed) == (last, last)
                     && life.view.applied().0 == last
@@ -83,7 +91,13 @@ impl World {
                 ),
             };
         }
-        text += &format!("calls waiting {}", self.clients.iter().filter(|client| client.op.is_some()).count());
+        text += &format!(
+            "calls waiting {}",
+            self.clients
+                .iter()
+                .filter(|client| client.op.is_some())
+                .count()
+        );
         text
     }
 
@@ -94,15 +108,31 @@ impl World {
             let life = machine.life.as_ref().ok_or("a member is down")?;
             let view = &life.view;
             let id = machine.id;
-            let kv_hash = view.hash_kv(0).map_err(|error| format!("member {id}: {error}"))?;
-            let hash = view.hash().map_err(|error| format!("member {id}: {error}"))?;
-            let found = (view.revision(), view.compact_revision(), kv_hash.hash, hash, view.leases().all());
+            let kv_hash = view
+                .hash_kv(0)
+                .map_err(|error| format!("member {id}: {error}"))?;
+            let hash = view
+                .hash()
+                .map_err(|error| format!("member {id}: {error}"))?;
+            let found = (
+                view.revision(),
+                view.compact_revision(),
+                kv_hash.hash,
+                hash,
+                view.leases().all(),
+            );
             let expected = expected.get_or_insert_with(|| found.clone());
             if *expected != found {
-                return Err(format!("member {id} differs from member 1: {found:?}, not {expected:?}"));
+                return Err(format!(
+                    "member {id} differs from member 1: {found:?}, not {expected:?}"
+                ));
             }
             if view.revision() != self.ledger.revision_last() {
-                return Err(format!("member {id} is at revision {}, not {}", view.revision(), self.ledger.revision_last()));
+                return Err(format!(
+                    "member {id} is at revision {}, not {}",
+                    view.revision(),
+                    self.ledger.revision_last()
+                ));
             }
             life.apply.state().segments().check();
         }
@@ -114,15 +144,24 @@ impl World {
         for revision in self.ledger.log() {
             model.follow(revision);
         }
-        let everything =
-            pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+        let everything = pb::RangeRequest {
+            key: "\0".into(),
+            range_end: "\0".into(),
+            ..Default::default()
+        };
         let expected = model.range(&everything, self.ledger.revision_last());
         for machine in &self.machines {
             let Some(life) = &machine.life else { continue };
-            let found = life.view.range(&everything).map_err(|error| format!("member {}: {error}", machine.id))?;
+            let found = life
+                .view
+                .range(&everything)
+                .map_err(|error| format!("member {}: {error}", machine.id))?;
             let found = range_response(found);
             if found.kvs != expected.kvs {
-                return Err(format!("member {} holds other keys than its log of changes tells", machine.id));
+                return Err(format!(
+                    "member {} holds other keys than its log of changes tells",
+                    machine.id
+                ));
             }
         }
         Ok(())

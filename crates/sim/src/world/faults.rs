@@ -22,7 +22,11 @@ pub(super) struct Links {
 
 impl Links {
     pub fn new(members: usize) -> Links {
-        Links { blocked: vec![vec![false; members]; members], partition: 0, counts: BTreeMap::new() }
+        Links {
+            blocked: vec![vec![false; members]; members],
+            partition: 0,
+            counts: BTreeMap::new(),
+        }
     }
 
     pub fn is_open(&self, from: usize, to: usize) -> bool {
@@ -37,7 +41,10 @@ impl Links {
 
     /// How often each fault happened.
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
-        self.counts.iter().map(|(name, count)| (*name, *count)).collect()
+        self.counts
+            .iter()
+            .map(|(name, count)| (*name, *count))
+            .collect()
     }
 
     fn count(&mut self, name: &'static str) {
@@ -93,7 +100,11 @@ impl World {
             (on.slow_disk, Fault::SlowDisk),
             (on.drift, Fault::Drift),
         ];
-        let kinds: Vec<Fault> = kinds.into_iter().filter(|(on, _)| *on).map(|(_, fault)| fault).collect();
+        let kinds: Vec<Fault> = kinds
+            .into_iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, fault)| fault)
+            .collect();
         if kinds.is_empty() {
             return;
         }
@@ -109,7 +120,8 @@ impl World {
             Fault::FullDisk => self.fill_disk(member),
             Fault::SlowDisk => {
                 self.links.count("slow disk");
-                self.machines[member].slow_until_us = self.now_us + self.dice.faults.between(500_000, 8_000_000);
+                self.machines[member].slow_until_us =
+                    self.now_us + self.dice.faults.between(500_000, 8_000_000);
             }
             Fault::Drift => self.draw_clock(member),
         }
@@ -117,7 +129,10 @@ impl World {
 
     /// Any member, the leader more often than the others.
     fn choose_member(&mut self) -> usize {
-        let leader = self.machines.iter().position(|m| m.life.as_ref().is_some_and(|life| life.status.is_leader));
+        let leader = self
+            .machines
+            .iter()
+            .position(|m| m.life.as_ref().is_some_and(|life| life.status.is_leader));
         match leader {
             Some(leader) if self.dice.faults.chance(400) => leader,
             _ => self.dice.faults.below(self.machines.len() as u64) as usize,
@@ -165,19 +180,26 @@ impl World {
     /// The workers get some way into what they were doing when the power goes.
     fn work_in_part(&mut self, member: usize) {
         let disk = self.machines[member].disk.clone();
-        let (log_first, log_operations, store_operations) =
-            (self.dice.disk.chance(500), self.dice.disk.below(5), self.dice.disk.below(14));
+        let (log_first, log_operations, store_operations) = (
+            self.dice.disk.chance(500),
+            self.dice.disk.below(5),
+            self.dice.disk.below(14),
+        );
         let life = self.life(member);
         let (jobs, store) = (life.log_running.take(), life.store_running.take());
         let (mut jobs, mut store) = (jobs, store);
         // Whatever they answer, nobody is there any more to hear it.
         let mut log = |life: &mut Life| {
             disk.faults(|faults| faults.operations_left = Some(log_operations));
-            jobs.iter_mut().for_each(|jobs| drop(life.log.run(std::mem::take(jobs))));
+            jobs.iter_mut()
+                .for_each(|jobs| drop(life.log.run(std::mem::take(jobs))));
         };
         let mut keep = |life: &mut Life| {
             disk.faults(|faults| faults.operations_left = Some(store_operations));
-            store.take().into_iter().for_each(|job| drop(life.store.run(job)));
+            store
+                .take()
+                .into_iter()
+                .for_each(|job| drop(life.store.run(job)));
         };
         if log_first {
             log(life);
@@ -204,10 +226,18 @@ impl World {
     fn end_life(&mut self, member: usize) {
         let machine = &mut self.machines[member];
         machine.paused_until_us = 0;
-        let Some(life) = machine.life.take() else { return };
+        let Some(life) = machine.life.take() else {
+            return;
+        };
         for op in life.tickets.into_values() {
             let delay = self.dice.network.delay(20, 300);
-            self.schedule(delay, Event::Return { op, outcome: Outcome::Unknown });
+            self.schedule(
+                delay,
+                Event::Return {
+                    op,
+                    outcome: Outcome::Unknown,
+                },
+            );
         }
         self.streams_broken(member);
     }
@@ -226,7 +256,9 @@ impl World {
         self.links.count("failed sync");
         self.note(member, "next sync fails", 0, 0);
         self.machines[member].expects_end = true;
-        self.machines[member].disk.faults(|faults| faults.failing_syncs = 1);
+        self.machines[member]
+            .disk
+            .faults(|faults| faults.failing_syncs = 1);
     }
 
     fn fill_disk(&mut self, member: usize) {
@@ -239,9 +271,13 @@ impl World {
         let machine = &mut self.machines[member];
         machine.is_full = true;
         machine.expects_end = true;
-        machine.disk.faults(|faults| faults.capacity_bytes = Some(BOUNDLESS));
+        machine
+            .disk
+            .faults(|faults| faults.capacity_bytes = Some(BOUNDLESS));
         let used = BOUNDLESS - machine.disk.free_space("/".as_ref()).unwrap_or(BOUNDLESS);
-        machine.disk.faults(|faults| faults.capacity_bytes = Some(used + room));
+        machine
+            .disk
+            .faults(|faults| faults.capacity_bytes = Some(used + room));
         let length = self.dice.faults.between(500_000, 8_000_000);
         self.schedule(length, Event::Mend(Mend::FullDisk(member)));
     }
@@ -258,11 +294,23 @@ impl World {
         let alone = self.choose_member();
         let dice = &mut self.dice.faults;
         let style = dice.below(4);
-        let side: Vec<bool> = (0..members).map(|m| if style < 2 { m == alone } else { dice.chance(500) }).collect();
+        let side: Vec<bool> = (0..members)
+            .map(|m| {
+                if style < 2 {
+                    m == alone
+                } else {
+                    dice.chance(500)
+                }
+            })
+            .collect();
         let one_way = dice.chance(350);
         for (from, row) in self.links.blocked.iter_mut().enumerate() {
             for (to, blocked) in row.iter_mut().enumerate() {
-                *blocked = if one_way { side[from] && !side[to] } else { side[from] != side[to] };
+                *blocked = if one_way {
+                    side[from] && !side[to]
+                } else {
+                    side[from] != side[to]
+                };
             }
         }
         let partition = self.links.partition;
@@ -290,16 +338,22 @@ impl World {
 
     fn make_room(&mut self, member: usize) {
         self.machines[member].is_full = false;
-        self.machines[member].disk.faults(|faults| faults.capacity_bytes = None);
+        self.machines[member]
+            .disk
+            .faults(|faults| faults.capacity_bytes = None);
     }
 
     /// Starts a member; now and then the power goes again while it recovers.
     fn restart(&mut self, member: usize) {
-        self.machines[member].disk.faults(|faults| faults.failing_syncs = 0);
+        self.machines[member]
+            .disk
+            .faults(|faults| faults.failing_syncs = 0);
         let again = self.is_safety_phase && self.plan.faults.crash && self.dice.faults.chance(100);
         if again {
             let operations = self.dice.disk.below(8);
-            self.machines[member].disk.faults(|faults| faults.operations_left = Some(operations));
+            self.machines[member]
+                .disk
+                .faults(|faults| faults.operations_left = Some(operations));
             self.links.count("crash at start");
         }
         self.boot(member);
@@ -311,7 +365,9 @@ impl World {
     /// Whether the power was to go during this start.
     pub(super) fn boot_is_cut(&self, member: usize) -> bool {
         let mut cut = false;
-        self.machines[member].disk.faults(|faults| cut = faults.operations_left.is_some());
+        self.machines[member]
+            .disk
+            .faults(|faults| cut = faults.operations_left.is_some());
         cut
     }
 

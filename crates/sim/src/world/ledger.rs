@@ -3,8 +3,8 @@
 //!
 //! The changes that members publish, each checked against those of the others, are the canonical log of the checker.
 
-use proto::mvccpb::KeyValue;
 use prost::Message as _;
+use proto::mvccpb::KeyValue;
 use proto::raftpb;
 use replica::Status;
 use state::{Event, EventKind};
@@ -35,7 +35,13 @@ struct Progress {
 impl Ledger {
     /// A member has begun a life in which `applied` entries are behind it.
     pub fn started(&mut self, member: usize, applied: u64) {
-        self.members.insert(member, Progress { applied, ..Progress::default() });
+        self.members.insert(
+            member,
+            Progress {
+                applied,
+                ..Progress::default()
+            },
+        );
     }
 
     /// A member tells where it stands.
@@ -44,18 +50,31 @@ impl Ledger {
         if status.is_leader {
             let leader = *self.leaders.entry(status.term).or_insert(member);
             if leader != member {
-                return Err(format!("members {} and {id} both lead term {}", leader + 1, status.term));
+                return Err(format!(
+                    "members {} and {id} both lead term {}",
+                    leader + 1,
+                    status.term
+                ));
             }
         }
         let progress = self.members.entry(member).or_default();
         if status.term < progress.term {
-            return Err(format!("the term of member {id} went from {} to {}", progress.term, status.term));
+            return Err(format!(
+                "the term of member {id} went from {} to {}",
+                progress.term, status.term
+            ));
         }
         if status.committed < progress.committed {
-            return Err(format!("the commit index of member {id} went from {} to {}", progress.committed, status.committed));
+            return Err(format!(
+                "the commit index of member {id} went from {} to {}",
+                progress.committed, status.committed
+            ));
         }
         if status.applied > status.committed {
-            return Err(format!("member {id} applied {} beyond commit {}", status.applied, status.committed));
+            return Err(format!(
+                "member {id} applied {} beyond commit {}",
+                status.applied, status.committed
+            ));
         }
         progress.term = status.term;
         progress.committed = status.committed;
@@ -79,7 +98,10 @@ impl Ledger {
         }
         let last = self.revision_last();
         if revision > last {
-            return Err(format!("member {} shows revision {revision}, but the last one published is {last}", member + 1));
+            return Err(format!(
+                "member {} shows revision {revision}, but the last one published is {last}",
+                member + 1
+            ));
         }
         Ok(())
     }
@@ -88,7 +110,10 @@ impl Ledger {
         let (id, index) = (member + 1, entry.index());
         let progress = self.members.entry(member).or_default();
         if index != progress.applied + 1 {
-            return Err(format!("member {id} applied entry {index} after {}", progress.applied));
+            return Err(format!(
+                "member {id} applied entry {index} after {}",
+                progress.applied
+            ));
         }
         progress.applied = index;
         let content = hash_of(&entry.encode_to_vec());
@@ -101,7 +126,11 @@ impl Ledger {
                     "member {id} applied another entry {index} than the one that was applied before: something committed was lost"
                 ));
             }
-            None => return Err(format!("member {id} applied entry {index}, and nobody applied those before it")),
+            None => {
+                return Err(format!(
+                    "member {id} applied entry {index}, and nobody applied those before it"
+                ));
+            }
         }
         Ok(())
     }
@@ -110,18 +139,38 @@ impl Ledger {
         let (id, number) = (member + 1, events[0].revision.main);
         let mut content = 0u64;
         for event in events {
-            content = content.rotate_left(7) ^ hash_of(&event.kv) ^ hash_of(&event.key) ^ u64::from(event.kind == EventKind::Put);
+            content = content.rotate_left(7)
+                ^ hash_of(&event.kv)
+                ^ hash_of(&event.key)
+                ^ u64::from(event.kind == EventKind::Put);
         }
-        let place = usize::try_from(number - 2).map_err(|_| format!("member {id} published revision {number}"))?;
+        let place = usize::try_from(number - 2)
+            .map_err(|_| format!("member {id} published revision {number}"))?;
         match self.changes.get(place) {
             Some(known) if *known == content => return Ok(()),
-            Some(_) => return Err(format!("member {id} published other changes at revision {number} than were published before")),
+            Some(_) => {
+                return Err(format!(
+                    "member {id} published other changes at revision {number} than were published before"
+                ));
+            }
             None if place == self.changes.len() => {}
-            None => return Err(format!("member {id} published revision {number} after {}", self.revision_last())),
+            None => {
+                return Err(format!(
+                    "member {id} published revision {number} after {}",
+                    self.revision_last()
+                ));
+            }
         }
-        let changes = events.iter().map(change_of).collect::<Result<Vec<_>, _>>()?;
+        let changes = events
+            .iter()
+            .map(change_of)
+            .collect::<Result<Vec<_>, _>>()?;
         self.changes.push(content);
-        self.log.push(Revision { number, seen_us: now_us, changes });
+        self.log.push(Revision {
+            number,
+            seen_us: now_us,
+            changes,
+        });
         Ok(())
     }
 
@@ -147,10 +196,17 @@ impl Ledger {
 }
 
 fn change_of(event: &Event) -> Result<Change, String> {
-    let kv = KeyValue::decode(event.kv.clone()).map_err(|error| format!("an event does not decode: {error}"))?;
+    let kv = KeyValue::decode(event.kv.clone())
+        .map_err(|error| format!("an event does not decode: {error}"))?;
     if kv.key != event.key || kv.mod_revision != event.revision.main {
-        return Err(format!("an event of revision {} carries the pair {kv:?}", event.revision.main));
+        return Err(format!(
+            "an event of revision {} carries the pair {kv:?}",
+            event.revision.main
+        ));
     }
     let now = (event.kind == EventKind::Put).then_some(kv);
-    Ok(Change { key: event.key.clone(), now })
+    Ok(Change {
+        key: event.key.clone(),
+        now,
+    })
 }

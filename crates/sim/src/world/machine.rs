@@ -4,7 +4,6 @@
 //! (`faults`) done in part.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -19,7 +18,8 @@ use replica::workers::{
 use replica::{Config, Effect, Input, MemberId, Now, Replica, Reply, Status, Ticket};
 use state::ReadView;
 use state::membership::Member;
-use storage::disk::{MemDisk, create_dir_durable};
+use storage::datadir::{DataDir, Layout, Permissions};
+use storage::disk::MemDisk;
 use storage::fault::{Fault, FaultKind};
 use storage::segments::SegmentsOptions;
 use storage::wal::{self, Identity, SpareJob};
@@ -66,6 +66,8 @@ pub(super) struct Life {
     pub view: ReadView,
     pub hub: Hub<ReadView>,
     pub status: Status,
+    /// Holds the lock of the directory for as long as the process lives.
+    pub _data_dir: DataDir,
     pub inbox: VecDeque<Input>,
     pub steps_scheduled: bool,
     pub log_waiting: Vec<LogJob>,
@@ -91,7 +93,11 @@ impl Machine {
             disk,
             life: None,
             lives: 0,
-            clock: Clock { true_us: 0, local_us: id * 1_000_000_000, rate: 1000 },
+            clock: Clock {
+                true_us: 0,
+                local_us: id * 1_000_000_000,
+                rate: 1000,
+            },
             paused_until_us: 0,
             slow_until_us: 0,
             expects_end: false,
@@ -102,7 +108,9 @@ impl Machine {
 
 impl Clock {
     pub fn read(&self, true_us: u64) -> Now {
-        Now { monotonic_us: self.local_us + (true_us - self.true_us) * self.rate / 1000 }
+        Now {
+            monotonic_us: self.local_us + (true_us - self.true_us) * self.rate / 1000,
+        }
     }
 
     pub fn set_rate(&mut self, true_us: u64, rate: u64) {
@@ -125,13 +133,7 @@ impl World {
         assert!(machine.life.is_none(), "a member is started twice");
         machine.lives += 1;
         machine.expects_end = machine.is_full;
-        let dirs = create_dir_durable(&machine.disk, &params.wal_dir)
-            .and_then(|()| create_dir_durable(&machine.disk, &params.store_dir));
-        let booted = match dirs {
-            Ok(()) => boot::start(Arc::new(machine.disk.clone()), params),
-            Err(error) => Err(Fault::write_failed("the data directory", &error)),
-        };
-        match booted {
+        match boot::start(Arc::new(machine.disk.clone()), params) {
             Ok(booted) => self.begin(member, booted),
             Err(fault) => self.boot_failed(member, &fault),
         }
@@ -157,7 +159,15 @@ impl World {
             progress_interval_us: self.plan.progress_us,
             ..watch::Limits::default()
         };
-        let Booted { replica, log, apply, store, ids, .. } = booted;
+        let Booted {
+            replica,
+            log,
+            apply,
+            store,
+            ids,
+            data_dir,
+            ..
+        } = booted;
         let view = apply.published().view;
         let (applied, revision) = (view.applied().0, view.revision());
         let hub = Hub::new(limits, view.clone());
@@ -174,6 +184,7 @@ impl World {
             view,
             hub,
             status,
+            _data_dir: data_dir,
             inbox: VecDeque::new(),
             steps_scheduled: false,
             log_waiting: Vec::new(),
@@ -204,12 +215,19 @@ impl World {
         let machine = &self.machines[member];
         let id = machine.id;
         let initial_members = (1..=plan.members as u64)
-            .map(|id| Member { id, peer_urls: Some(vec![format!("http://10.0.0.{id}:2380")]), ..Member::default() })
+            .map(|id| Member {
+                id,
+                peer_urls: Some(vec![format!("http://10.0.0.{id}:2380")]),
+                ..Member::default()
+            })
             .collect();
         Params {
-            wal_dir: PathBuf::from("data/wal"),
-            store_dir: PathBuf::from("data/store"),
-            identity: Identity { cluster_id: 77, member_id: id },
+            layout: Layout::new("data", None),
+            permissions: Permissions::Refuse,
+            identity: Identity {
+                cluster_id: 77,
+                member_id: id,
+            },
             initial_members,
             config: Config {
                 member: MemberId(id),
@@ -231,8 +249,14 @@ impl World {
                 },
                 seed: plan.seed ^ (id << 40) ^ (machine.lives << 48),
             },
-            state: state::Params { quota_bytes: None, ..state::Params::default() },
-            wal: wal::Options::with_segment_bytes(plan.wal_segment_bytes, plan.wal_segment_bytes.min(4 << 10)),
+            state: state::Params {
+                quota_bytes: None,
+                ..state::Params::default()
+            },
+            wal: wal::Options::with_segment_bytes(
+                plan.wal_segment_bytes,
+                plan.wal_segment_bytes.min(4 << 10),
+            ),
             segments: SegmentsOptions {
                 segment_bytes: plan.segment_bytes,
                 hot_bytes: plan.segment_bytes,
@@ -255,7 +279,10 @@ impl World {
         }
         let paused = self.machines[member].paused_until_us;
         if paused > self.now_us {
-            self.schedule(paused - self.now_us, Event::Life(member, life, moment_late(moment)));
+            self.schedule(
+                paused - self.now_us,
+                Event::Life(member, life, moment_late(moment)),
+            );
             return;
         }
         match moment {
@@ -280,7 +307,10 @@ impl World {
 
     /// The life of a member that is known to be alive.
     pub(super) fn life(&mut self, member: usize) -> &mut Life {
-        self.machines[member].life.as_mut().expect("the member is alive")
+        self.machines[member]
+            .life
+            .as_mut()
+            .expect("the member is alive")
     }
 
     pub(super) fn input(&mut self, member: usize, input: Input) {
@@ -304,7 +334,9 @@ impl World {
         }
         match raftpb::Message::decode(bytes.as_slice()) {
             Ok(message) => self.input(member, Input::Peer(Box::new(message))),
-            Err(error) => self.fail(format!("a message between members does not decode: {error}")),
+            Err(error) => self.fail(format!(
+                "a message between members does not decode: {error}"
+            )),
         }
     }
 
@@ -342,7 +374,12 @@ impl World {
             Effect::Send(_, message) => self.send(member, &message),
             Effect::Reply(ticket, answer) => self.answered(member, ticket, answer),
             Effect::Status(status) => {
-                self.note(member, if status.is_leader { "leads" } else { "follows" }, status.term, status.committed);
+                self.note(
+                    member,
+                    if status.is_leader { "leads" } else { "follows" },
+                    status.term,
+                    status.committed,
+                );
                 self.life(member).status = status;
             }
             Effect::Checkpoint => {
@@ -407,7 +444,12 @@ impl World {
         match outcome {
             Ok(Some(done)) => {
                 self.note(member, "logged", done.number, done.messages.len() as u64);
-                self.input(member, Input::Persisted { number: done.number });
+                self.input(
+                    member,
+                    Input::Persisted {
+                        number: done.number,
+                    },
+                );
                 for message in &done.messages {
                     self.send(member, message);
                 }
@@ -462,7 +504,11 @@ impl World {
         let life = self.life(member);
         life.apply_running = false;
         let jobs = std::mem::take(&mut life.apply_waiting);
-        let entries: Vec<_> = jobs.iter().flat_map(|job| &job.entries).map(|(entry, _)| entry.clone()).collect();
+        let entries: Vec<_> = jobs
+            .iter()
+            .flat_map(|job| &job.entries)
+            .map(|(entry, _)| entry.clone())
+            .collect();
         let output = match life.apply.apply(jobs) {
             Ok(output) => output,
             Err(fault) => return self.stopped(member, &fault),
@@ -470,13 +516,25 @@ impl World {
         life.view = output.published.view.clone();
         let view = &life.view;
         let (index, revision) = (output.done.index, view.revision());
-        if let Err(why) = self.ledger.applied(member, self.now_us, &entries, &output.published.events, revision) {
+        if let Err(why) = self.ledger.applied(
+            member,
+            self.now_us,
+            &entries,
+            &output.published.events,
+            revision,
+        ) {
             self.fail(why);
             return;
         }
         self.note(member, "applied", index, revision as u64);
         let published = output.published;
-        self.hub_input(member, watch::Input::Published { view: published.view, events: published.events });
+        self.hub_input(
+            member,
+            watch::Input::Published {
+                view: published.view,
+                events: published.events,
+            },
+        );
         for answer in output.answers {
             self.answered(member, answer.ticket, Ok(Reply::Applied(answer.applied)));
         }
@@ -492,7 +550,10 @@ impl World {
             return;
         }
         life.maintain_scheduled = true;
-        let delay = self.dice.disk.delay(100, if slow == 1 { 20_000 } else { 2_000 });
+        let delay = self
+            .dice
+            .disk
+            .delay(100, if slow == 1 { 20_000 } else { 2_000 });
         self.after(member, delay, Moment::Maintain);
     }
 
@@ -534,12 +595,19 @@ impl World {
 
     fn stored(&mut self, member: usize) {
         let life = self.life(member);
-        let Some(job) = life.store_running.take() else { return };
+        let Some(job) = life.store_running.take() else {
+            return;
+        };
         let is_checkpoint = matches!(job, StoreJob::Checkpoint(_));
         match life.store.run(job) {
             Ok(done) => {
                 let marker = life.apply.stored(done);
-                self.note(member, "stored", u64::from(is_checkpoint), marker.as_ref().map_or(0, |m| m.index));
+                self.note(
+                    member,
+                    "stored",
+                    u64::from(is_checkpoint),
+                    marker.as_ref().map_or(0, |m| m.index),
+                );
                 if let Some(marker) = marker {
                     self.input(member, Input::Checkpointed(marker));
                 }

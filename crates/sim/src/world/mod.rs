@@ -178,7 +178,11 @@ pub fn run(options: &Options) -> Run {
     }
     let mut history = world.history;
     history.log = world.ledger.into_log();
-    history.clock_rate_max = if world.plan.faults.drift { *RATE.end() } else { 1000 };
+    history.clock_rate_max = if world.plan.faults.drift {
+        *RATE.end()
+    } else {
+        1000
+    };
     Run {
         trace_hash: world.trace.hash(),
         steps: world.trace.steps(),
@@ -205,7 +209,9 @@ impl World {
                 watch: Dice::new(seed, 5),
                 faults: Dice::new(seed, 6),
             },
-            machines: (1..=plan.members as u64).map(|id| Machine::new(id, MemDisk::new())).collect(),
+            machines: (1..=plan.members as u64)
+                .map(|id| Machine::new(id, MemDisk::new()))
+                .collect(),
             links: Links::new(plan.members),
             workload: Workload::default(),
             clients: (0..plan.clients).map(|_| Client::default()).collect(),
@@ -298,7 +304,10 @@ impl World {
 
     /// Puts a message on its way to another member, or loses it.
     fn send(&mut self, from: usize, message: &raftpb::Message) {
-        let Some(to) = usize::try_from(message.to()).ok().and_then(|id| id.checked_sub(1)) else {
+        let Some(to) = usize::try_from(message.to())
+            .ok()
+            .and_then(|id| id.checked_sub(1))
+        else {
             return;
         };
         if to >= self.machines.len() {
@@ -306,9 +315,18 @@ impl World {
         }
         let network = &self.plan.network;
         let (least, typical) = (network.least_us, network.typical_us);
-        let (loss, duplicate) = if self.is_safety_phase { (network.loss, network.duplicate) } else { (0, 0) };
+        let (loss, duplicate) = if self.is_safety_phase {
+            (network.loss, network.duplicate)
+        } else {
+            (0, 0)
+        };
         if !self.links.is_open(from, to) || self.dice.network.chance(loss) {
-            self.note(from, "lost", to as u64 + 1, message.r#type.unwrap_or_default() as u64);
+            self.note(
+                from,
+                "lost",
+                to as u64 + 1,
+                message.r#type.unwrap_or_default() as u64,
+            );
             return;
         }
         let bytes = message.encode_to_vec();

@@ -99,7 +99,12 @@ impl World {
                 return self.stopped(member, &fault);
             }
         }
-        self.note(member, "hub", effects.len() as u64, self.machines[member].lives);
+        self.note(
+            member,
+            "hub",
+            effects.len() as u64,
+            self.machines[member].lives,
+        );
         self.hub_effects(member, effects);
         if self.life(member).hub_wants_turn {
             self.wake_hub(member);
@@ -123,7 +128,9 @@ impl World {
         let clock = self.machines[member].clock;
         let now = clock.read(self.now_us);
         let life = self.life(member);
-        let Some(due) = life.hub.next_deadline() else { return };
+        let Some(due) = life.hub.next_deadline() else {
+            return;
+        };
         if !std::mem::replace(&mut life.hub_clock_scheduled, true) {
             let wait = clock.takes(due.monotonic_us.saturating_sub(now.monotonic_us)) + 1_000;
             self.after(member, wait, Moment::HubClock);
@@ -141,7 +148,9 @@ impl World {
     }
 
     fn on_the_way(&mut self, id: u64, message: Message) {
-        let Some(stream) = self.watching.streams.get_mut(&id) else { return };
+        let Some(stream) = self.watching.streams.get_mut(&id) else {
+            return;
+        };
         stream.queue.push_back(message);
         if !std::mem::replace(&mut stream.reading, true) {
             self.schedule_read(id);
@@ -150,7 +159,11 @@ impl World {
 
     fn schedule_read(&mut self, stream: u64) {
         let lazy = self.is_safety_phase && self.dice.watch.chance(self.plan.lazy_watchers);
-        let delay = if lazy { self.dice.watch.between(500_000, 5_000_000) } else { self.dice.watch.delay(50, 500) };
+        let delay = if lazy {
+            self.dice.watch.between(500_000, 5_000_000)
+        } else {
+            self.dice.watch.delay(50, 500)
+        };
         self.schedule(delay, Event::WatchRead { stream });
     }
 
@@ -158,7 +171,9 @@ impl World {
 
     /// The client reads a message.
     pub(super) fn watch_read(&mut self, id: u64) {
-        let Some(stream) = self.watching.streams.get_mut(&id) else { return };
+        let Some(stream) = self.watching.streams.get_mut(&id) else {
+            return;
+        };
         let member = stream.member;
         if self.machines[member].paused_until_us > self.now_us {
             let wait = self.machines[member].paused_until_us - self.now_us;
@@ -168,9 +183,18 @@ impl World {
             stream.reading = false;
             return;
         };
-        let credit = watch::Input::Credit { stream: StreamId(id), messages: 1, bytes: message.size() };
+        let credit = watch::Input::Credit {
+            stream: StreamId(id),
+            messages: 1,
+            bytes: message.size(),
+        };
         self.hub_input(member, credit);
-        self.note(member, "watched", message.header_revision as u64, message.event_count as u64);
+        self.note(
+            member,
+            "watched",
+            message.header_revision as u64,
+            message.event_count as u64,
+        );
         self.received(id, &message);
         self.schedule_read(id);
     }
@@ -184,14 +208,21 @@ impl World {
             }
             return;
         }
-        let stream = self.watching.streams.get_mut(&id).expect("the stream is read");
+        let stream = self
+            .watching
+            .streams
+            .get_mut(&id)
+            .expect("the stream is read");
         let client = stream.client;
         if message.created {
             let Some(wish) = stream.creating.pop_front() else {
                 return self.fail("a watcher was created that nobody asked for");
             };
             if message.canceled {
-                return self.fail(format!("a valid watch was refused: {}", message.cancel_reason));
+                return self.fail(format!(
+                    "a valid watch was refused: {}",
+                    message.cancel_reason
+                ));
             }
             stream.by_id.insert(message.watch_id, wish);
             self.record(client, wish, message.header_revision, WatchKind::Created);
@@ -206,7 +237,9 @@ impl World {
                 return;
             }
             let watch_id = message.watch_id;
-            return self.fail(format!("a message came for watcher {watch_id}, which does not exist: {message:?}"));
+            return self.fail(format!(
+                "a message came for watcher {watch_id}, which does not exist: {message:?}"
+            ));
         };
         if message.canceled {
             stream.by_id.remove(&message.watch_id);
@@ -214,7 +247,12 @@ impl World {
                 stream.overtaken.insert(message.watch_id);
             }
             let compact_revision = message.compact_revision;
-            self.record(client, wish, message.header_revision, WatchKind::Canceled { compact_revision });
+            self.record(
+                client,
+                wish,
+                message.header_revision,
+                WatchKind::Canceled { compact_revision },
+            );
             let wish = &mut self.watching.clients[client].wishes[wish];
             wish.record = None;
             // The oldest revision that can still be had.
@@ -231,9 +269,17 @@ impl World {
             Ok(response) => response.events,
             Err(error) => return self.fail(format!("a watch response does not decode: {error}")),
         };
-        let last = events.last().and_then(|event| event.kv.as_ref()).map_or(0, |kv| kv.mod_revision);
+        let last = events
+            .last()
+            .and_then(|event| event.kv.as_ref())
+            .map_or(0, |kv| kv.mod_revision);
         let fragment = message.fragment;
-        self.record(client, wish, message.header_revision, WatchKind::Events { events, fragment });
+        self.record(
+            client,
+            wish,
+            message.header_revision,
+            WatchKind::Events { events, fragment },
+        );
         let wish = &mut self.watching.clients[client].wishes[wish];
         wish.next = if fragment { last } else { last + 1 };
     }
@@ -245,14 +291,24 @@ impl World {
     }
 
     fn record(&mut self, client: usize, wish: usize, revision: i64, kind: WatchKind) {
-        let Some(record) = self.watching.clients[client].wishes[wish].record else { return };
+        let Some(record) = self.watching.clients[client].wishes[wish].record else {
+            return;
+        };
         let time_us = self.now_us;
-        self.history.watches[record].messages.push(WatchMessage { time_us, revision, kind });
+        self.history.watches[record].messages.push(WatchMessage {
+            time_us,
+            revision,
+            kind,
+        });
     }
 
     /// A watching client does something.
     pub(super) fn watch_next(&mut self, client: usize) {
-        let pause = if self.is_safety_phase { self.dice.watch.delay(10_000, 1_000_000) } else { 100_000 };
+        let pause = if self.is_safety_phase {
+            self.dice.watch.delay(10_000, 1_000_000)
+        } else {
+            100_000
+        };
         self.schedule(pause, Event::WatchNext { client });
         let Some(stream) = self.watching.clients[client].stream else {
             return self.open_stream(client);
@@ -270,7 +326,12 @@ impl World {
             55..70 => self.ask_progress(member, stream),
             70..85 => self.cancel_one(member, client, stream),
             85..93 => {
-                self.hub_input(member, watch::Input::Close { stream: StreamId(stream) });
+                self.hub_input(
+                    member,
+                    watch::Input::Close {
+                        stream: StreamId(stream),
+                    },
+                );
                 self.break_stream(stream);
             }
             _ => {}
@@ -278,7 +339,9 @@ impl World {
     }
 
     fn open_stream(&mut self, client: usize) {
-        let alive: Vec<usize> = (0..self.machines.len()).filter(|m| self.machines[*m].life.is_some()).collect();
+        let alive: Vec<usize> = (0..self.machines.len())
+            .filter(|m| self.machines[*m].life.is_some())
+            .collect();
         if alive.is_empty() {
             return;
         }
@@ -297,17 +360,29 @@ impl World {
         self.watching.streams.insert(id, stream);
         self.watching.clients[client].stream = Some(id);
         let jitter = self.dice.watch.any() as u32;
-        self.hub_input(member, watch::Input::Open { stream: StreamId(id), jitter });
+        self.hub_input(
+            member,
+            watch::Input::Open {
+                stream: StreamId(id),
+                jitter,
+            },
+        );
         self.watch_all(client, id);
     }
 
     /// A new wish, from now, from the past, from the compaction, or from a revision that is still to come.
     fn wish(&mut self, client: usize, stream: u64) {
-        let (newest, compacted, keys) = (self.workload.revision, self.workload.compacted, self.plan.keys);
+        let (newest, compacted, keys) = (
+            self.workload.revision,
+            self.workload.compacted,
+            self.plan.keys,
+        );
         if self.watching.clients[client].wishes.len() == WISHES_MAX {
             // An old one is forgotten, if it is not being watched.
             let wishes = &mut self.watching.clients[client].wishes;
-            let Some(old) = wishes.iter().position(|wish| wish.record.is_none()) else { return };
+            let Some(old) = wishes.iter().position(|wish| wish.record.is_none()) else {
+                return;
+            };
             if old + 1 != wishes.len() {
                 return;
             }
@@ -322,7 +397,11 @@ impl World {
             8 => newest + dice.below(10) as i64,
             _ => 1,
         };
-        let filters = if dice.chance(200) { vec![dice.below(2) as i32] } else { Vec::new() };
+        let filters = if dice.chance(200) {
+            vec![dice.below(2) as i32]
+        } else {
+            Vec::new()
+        };
         let wish = Wish {
             key,
             range_end,
@@ -368,15 +447,34 @@ impl World {
             messages: Vec::new(),
             must_reach_end: false,
         });
-        self.watching.streams.get_mut(&id).expect("the stream is open").creating.push_back(number);
+        self.watching
+            .streams
+            .get_mut(&id)
+            .expect("the stream is open")
+            .creating
+            .push_back(number);
         let revision = self.life(member).view.revision();
         let stream = StreamId(id);
-        self.hub_input(member, watch::Input::Create { stream, request, revision, refusal: None });
+        self.hub_input(
+            member,
+            watch::Input::Create {
+                stream,
+                request,
+                revision,
+                refusal: None,
+            },
+        );
     }
 
     fn ask_progress(&mut self, member: usize, stream: u64) {
         let revision = self.life(member).view.revision();
-        self.hub_input(member, watch::Input::Progress { stream: StreamId(stream), revision });
+        self.hub_input(
+            member,
+            watch::Input::Progress {
+                stream: StreamId(stream),
+                revision,
+            },
+        );
     }
 
     fn cancel_one(&mut self, member: usize, client: usize, id: u64) {
@@ -387,12 +485,20 @@ impl World {
         }
         let watch_id = *self.dice.watch.pick(&ids);
         self.note(member, "cancel", client as u64, watch_id as u64);
-        self.hub_input(member, watch::Input::Cancel { stream: StreamId(id), watch_id });
+        self.hub_input(
+            member,
+            watch::Input::Cancel {
+                stream: StreamId(id),
+                watch_id,
+            },
+        );
     }
 
     /// The stream is over for the client; what it has not read is lost.
     fn break_stream(&mut self, id: u64) {
-        let Some(stream) = self.watching.streams.remove(&id) else { return };
+        let Some(stream) = self.watching.streams.remove(&id) else {
+            return;
+        };
         let client = &mut self.watching.clients[stream.client];
         client.stream = None;
         for wish in &mut client.wishes {
@@ -402,8 +508,13 @@ impl World {
 
     /// A member is gone, and its streams with it.
     pub(super) fn streams_broken(&mut self, member: usize) {
-        let ids: Vec<u64> =
-            self.watching.streams.iter().filter(|(_, stream)| stream.member == member).map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = self
+            .watching
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.member == member)
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             self.break_stream(id);
         }
@@ -411,16 +522,34 @@ impl World {
 
     /// Whether every wish is being watched and nothing is on its way.
     pub(super) fn watchers_are_quiet(&self) -> bool {
-        let streams = self.watching.streams.values().all(|stream| stream.queue.is_empty() && stream.creating.is_empty());
-        let wishes = self.watching.clients.iter().flat_map(|client| &client.wishes);
-        let hubs = self.machines.iter().filter_map(|machine| machine.life.as_ref());
-        let behind = hubs.map(|life| life.hub.stats().behind + life.hub_inbox.len()).sum::<usize>();
+        let streams = self
+            .watching
+            .streams
+            .values()
+            .all(|stream| stream.queue.is_empty() && stream.creating.is_empty());
+        let wishes = self
+            .watching
+            .clients
+            .iter()
+            .flat_map(|client| &client.wishes);
+        let hubs = self
+            .machines
+            .iter()
+            .filter_map(|machine| machine.life.as_ref());
+        let behind = hubs
+            .map(|life| life.hub.stats().behind + life.hub_inbox.len())
+            .sum::<usize>();
         streams && behind == 0 && wishes.into_iter().all(|wish| wish.record.is_some())
     }
 
     /// From now on every watcher that is alive has to have received everything.
     pub(super) fn watchers_must_be_done(&mut self) {
-        for wish in self.watching.clients.iter().flat_map(|client| &client.wishes) {
+        for wish in self
+            .watching
+            .clients
+            .iter()
+            .flat_map(|client| &client.wishes)
+        {
             if let Some(record) = wish.record {
                 self.history.watches[record].must_reach_end = true;
             }
