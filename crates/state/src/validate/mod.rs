@@ -156,7 +156,10 @@ struct Changes<'a> {
 
 impl<'a> Changes<'a> {
     fn deletes(&self, key: &[u8]) -> bool {
-        let covers = |(from, end): &(&[u8], &[u8])| *from == key || (*from < key && key < *end);
+        let covers = |&(from, end): &(&[u8], &[u8])| match end {
+            [] => from == key,
+            end => from <= key && key < end,
+        };
         self.deletions.iter().any(covers)
     }
 
@@ -172,8 +175,8 @@ impl<'a> Changes<'a> {
 /// Collects what a branch changes and refuses two changes of one key: first this level's deletions, then the nested branches,
 /// then this level's puts.
 ///
-/// A deletion up to `\0`, which means "without end", is compared as a string like any other, so that it covers its first
-/// key only. That is etcd's mistake (it lets through what then stops an etcd for good), and clients rely on it when they
+/// A deletion up to `\0`, which means "without end", is compared as a string like any other, so that it covers nothing. That
+/// is etcd's mistake (it lets through what then stops an etcd for good), and clients rely on it when they
 /// delete everything and put something in one transaction. Here nothing depends on this check: applying refuses what
 /// can't be done, whatever came through.
 fn changes(ops: &[pb::RequestOp]) -> Result<Changes<'_>, &'static RpcError> {

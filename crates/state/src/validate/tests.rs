@@ -125,10 +125,14 @@ fn one_change_per_key_and_branch() {
 }
 
 #[test]
-fn a_deletion_without_end_covers_its_first_key_only_as_in_etcd() {
+fn a_deletion_without_end_or_with_an_end_before_its_start_covers_nothing_as_in_etcd() {
     assert_eq!(answer(vec![delete_op("a", "\0"), put_op("zz")]), "ok");
     assert_eq!(answer(vec![delete_op("\0", "\0"), put_op("k3")]), "ok");
-    assert_eq!(answer(vec![delete_op("a", "\0"), put_op("a")]), DUPLICATE);
+    assert_eq!(answer(vec![delete_op("a", "\0"), put_op("a")]), "ok");
+    assert_eq!(answer(vec![delete_op("c", "abc"), put_op("c")]), "ok");
+    assert_eq!(answer(vec![delete_op("c", "c"), put_op("c")]), "ok");
+    assert_eq!(answer(vec![delete_op("a", ""), put_op("a")]), DUPLICATE);
+    assert_eq!(answer(vec![delete_op("a", "b"), put_op("a")]), DUPLICATE);
 }
 
 #[test]
