@@ -3,10 +3,14 @@
 //! The same steps run against real etcd and against ours; what is left after [`normalised`] must be equal, byte for byte.
 
 use crate::programs::Program;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+
+/// How long a command may take that should end by itself; then it is killed, and its exit code is -1.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One `etcdctl` and the endpoint it talks to.
 pub struct Ctl {
@@ -48,7 +52,16 @@ impl Ctl {
             .take()
             .expect("piped")
             .write_all(input.as_bytes());
+        let pid = Pid::from_child(&child);
+        let (ended, watchdog) = channel::<()>();
+        std::thread::spawn(move || {
+            // Killed only while the waiting below has not reaped it, so the id is still its own.
+            if watchdog.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
         let done = child.wait_with_output().expect("etcdctl ends");
+        drop(ended);
         Answer {
             code: done.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&done.stdout).into_owned(),
