@@ -13,13 +13,32 @@ fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args_os()
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
-    if !args.is_empty() {
-        args.remove(0);
+    let name = if args.is_empty() {
+        String::new()
+    } else {
+        args.remove(0)
+    };
+    if let Some(persona) = tool(&name, &mut args) {
+        return ctl::run(persona, &args);
     }
     match config::read(&args, &Surroundings::of_this_process()) {
         Outcome::Exit(exit) => exit.act(),
         Outcome::Run(config, notes) => serve(*config, &notes),
     }
+}
+
+/// The offline tool that is meant: by the program's own name, or by the first word, which is taken away.
+fn tool(name: &str, args: &mut Vec<String>) -> Option<ctl::Persona> {
+    if name.rsplit('/').next() == Some("etcdutl") {
+        return Some(ctl::Persona::Etcdutl);
+    }
+    let persona = match args.first()?.as_str() {
+        "etcdutl" => ctl::Persona::Etcdutl,
+        "verify" => ctl::Persona::Verify,
+        _ => return None,
+    };
+    args.remove(0);
+    Some(persona)
 }
 
 /// Sets up the log, says what was noticed while reading the configuration, and runs the member.
