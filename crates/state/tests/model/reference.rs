@@ -63,7 +63,7 @@ impl Model {
         match request {
             Request::RequestTxn(txn) => {
                 let path = self.path(txn);
-                self.check(txn, &mut path.iter())?;
+                self.check(txn, &mut path.iter(), &mut Vec::new())?;
                 let mut response = self.execute(txn, &mut path.iter())?;
                 response.header = header(self.seen());
                 Ok(Response::ResponseTxn(response))
@@ -316,6 +316,7 @@ impl Model {
         &self,
         txn: &pb::TxnRequest,
         path: &mut dyn Iterator<Item = &bool>,
+        changed: &mut Vec<(Vec<u8>, Option<Vec<u8>>)>,
     ) -> Result<(), Refused> {
         let taken = *path.next().expect("a branch");
         for op in if taken { &txn.success } else { &txn.failure } {
@@ -328,8 +329,26 @@ impl Model {
                 {
                     return Err(&error::COMPACTED);
                 }
-                Request::RequestPut(put) => self.check_put(put)?,
-                Request::RequestTxn(nested) => self.check(nested, path)?,
+                Request::RequestPut(put) => {
+                    self.check_put(put)?;
+                    let touches = |(from, end): &&(Vec<u8>, Option<Vec<u8>>)| match end {
+                        None => put.key == from,
+                        Some(end) if end.is_empty() => put.key == from,
+                        Some(end) if end == b"\0" => put.key >= from,
+                        Some(end) => put.key >= from && put.key < end,
+                    };
+                    let last = changed.iter().rev().find(touches);
+                    if (put.ignore_value || put.ignore_lease)
+                        && last.is_some_and(|(_, end)| end.is_some())
+                    {
+                        return Err(&error::KEY_NOT_FOUND);
+                    }
+                    changed.push((put.key.to_vec(), None));
+                }
+                Request::RequestDeleteRange(delete) => {
+                    changed.push((delete.key.to_vec(), Some(delete.range_end.to_vec())));
+                }
+                Request::RequestTxn(nested) => self.check(nested, path, changed)?,
                 _ => {}
             }
         }
