@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+mod brief;
 pub mod duties;
 pub mod ids;
 mod pending;

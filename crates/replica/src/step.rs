@@ -15,6 +15,7 @@ use state::Fact;
 use storage::fault::{Fault, FaultKind};
 use storage::wal::Marker;
 
+use crate::brief;
 use crate::duties::{self, Duties};
 use crate::ids::RequestIds;
 use crate::pending::Pending;
@@ -74,6 +75,8 @@ const READS_MAX: usize = 100_000;
 const APPLY_JOBS_MAX: usize = 2;
 /// Most entries in one apply job, which bounds how long a published view stays unpublished.
 const APPLY_JOB_ENTRIES_MAX: usize = 4_096;
+/// Most entries in a job that may be applied on the spot.
+const BRIEF_ENTRIES_MAX: usize = 8;
 
 /// The deciding part of one member.
 pub struct Replica {
@@ -182,6 +185,11 @@ impl Replica {
         if !self.stopped {
             self.drive(now, effects);
         }
+    }
+
+    /// Whether nothing is on its way to the log or to be applied, so that waiting would gather nothing.
+    pub fn is_idle(&self) -> bool {
+        self.persist_jobs.is_empty() && self.apply_jobs == 0 && self.apply_backlog.is_empty()
     }
 
     /// Where the member stands after the last step.
@@ -535,7 +543,7 @@ impl Replica {
     fn send_apply_jobs(&mut self, effects: &mut Vec<Effect>) {
         while self.apply_jobs < APPLY_JOBS_MAX && !self.apply_backlog.is_empty() {
             let count = self.apply_backlog.len().min(APPLY_JOB_ENTRIES_MAX);
-            let entries = self
+            let entries: Vec<_> = self
                 .apply_backlog
                 .drain(..count)
                 .map(|entry| {
@@ -544,7 +552,10 @@ impl Replica {
                 })
                 .collect();
             self.apply_jobs += 1;
-            effects.push(Effect::Apply(ApplyJob { entries }));
+            let is_brief = self.apply_jobs == 1
+                && entries.len() <= BRIEF_ENTRIES_MAX
+                && entries.iter().all(|(entry, _)| brief::is_brief(entry));
+            effects.push(Effect::Apply(ApplyJob { entries, is_brief }));
         }
     }
 

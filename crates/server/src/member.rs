@@ -5,8 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Sender, TrySendError};
-use proto::error::{self, RpcError};
+use proto::error::RpcError;
 use proto::etcdserverpb::ResponseHeader;
 use replica::ids::RequestIds;
 use replica::{Input, Status};
@@ -14,6 +13,7 @@ use state::ReadView;
 use tokio::sync::oneshot;
 
 use crate::metrics::{Counter, Metrics};
+use crate::threads::Desk;
 
 /// What clients are limited to.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ pub struct Member {
     /// Set once, before anything is served.
     pub hooks: OnceLock<Box<dyn Maintenance>>,
     settings: OnceLock<Settings>,
-    inbox: Sender<Input>,
+    desk: Arc<Desk>,
 }
 
 impl Member {
@@ -87,7 +87,7 @@ impl Member {
         ids: Arc<RequestIds>,
         limits: Limits,
         view: ReadView,
-        inbox: Sender<Input>,
+        desk: Arc<Desk>,
     ) -> Arc<Self> {
         let view = ArcSwap::from_pointee(view);
         Arc::new(Member {
@@ -100,7 +100,7 @@ impl Member {
             metrics: Metrics::default(),
             hooks: OnceLock::new(),
             settings: OnceLock::new(),
-            inbox,
+            desk,
         })
     }
 
@@ -114,12 +114,9 @@ impl Member {
         self.settings.get_or_init(Settings::default)
     }
 
-    /// Puts something into the replica's inbox, or refuses when it is full.
+    /// Hands something in for the replica, or refuses when too much waits there.
     pub fn tell(&self, input: Input) -> Result<(), &'static RpcError> {
-        self.inbox.try_send(input).map_err(|why| match why {
-            TrySendError::Full(_) => &error::TOO_MANY_REQUESTS,
-            TrySendError::Disconnected(_) => &error::STOPPED,
-        })
+        self.desk.offer(input)
     }
 
     /// A header as every answer carries it.

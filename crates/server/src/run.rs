@@ -130,7 +130,7 @@ impl Running {
         let mailboxes: Vec<Arc<calls::Mailbox>> = (0..cores).map(|_| Arc::default()).collect();
         let deliveries: Vec<Arc<watching::Mailbox>> = (0..cores).map(|_| Arc::default()).collect();
         let hubs = Arc::new(Hubs {
-            senders: inboxes.hubs(),
+            inboxes: inboxes.hubs(),
         });
         let data_dir = booted.data_dir;
         let core = Core {

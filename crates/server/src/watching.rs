@@ -23,12 +23,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use proto::error::{self, RpcError};
 use proto::etcdserverpb::WatchCreateRequest;
 use replica::watch::{Input, Message, StreamId};
 use state::ReadView;
 use tokio::sync::Notify;
+
+use crate::inbox::Inbox;
 
 /// What a hub is told.
 pub type HubInput = Input<ReadView>;
@@ -43,14 +44,13 @@ pub enum Delivery {
 
 /// The hubs of the member.
 pub struct Hubs {
-    /// One for each hub. A connection thread may wait here for room in the channel; a hub never waits for a connection
-    /// thread, so that ends.
-    pub senders: Vec<Sender<HubInput>>,
+    /// One for each hub. A connection thread may wait here for room; a hub never waits for a connection thread, so that ends.
+    pub inboxes: Vec<Arc<Inbox<HubInput>>>,
 }
 
 impl Hubs {
     fn tell(&self, hub: usize, input: HubInput) -> Result<(), &'static RpcError> {
-        self.senders[hub].send(input).map_err(|_| &error::STOPPED)
+        self.inboxes[hub].send(input).map_err(|_| &error::STOPPED)
     }
 }
 
@@ -151,7 +151,7 @@ impl Streams {
             shard < 256,
             "a stream's number has eight bits for the thread"
         );
-        assert!(!hubs.senders.is_empty(), "a member has at least one hub");
+        assert!(!hubs.inboxes.is_empty(), "a member has at least one hub");
         Rc::new(Streams {
             shard: shard as u64,
             hubs,
@@ -170,7 +170,7 @@ impl Streams {
             state.count += 1;
             let id = StreamId(self.shard << SHARD_SHIFT | state.count);
             // The shard takes part, so that the first streams of several threads go to different hubs.
-            let hub = ((state.count + self.shard) % self.hubs.senders.len() as u64) as usize;
+            let hub = ((state.count + self.shard) % self.hubs.inboxes.len() as u64) as usize;
             let queue = Queue {
                 hub,
                 ..Queue::default()
@@ -359,14 +359,19 @@ impl Drop for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crossbeam_channel::{Receiver, unbounded};
 
-    fn streams() -> (Rc<Streams>, Receiver<HubInput>) {
-        let (sender, receiver) = unbounded();
+    fn streams() -> (Rc<Streams>, Arc<Inbox<HubInput>>) {
+        let hub = Arc::new(Inbox::new(100));
         let hubs = Arc::new(Hubs {
-            senders: vec![sender],
+            inboxes: vec![hub.clone()],
         });
-        (Streams::new(5, hubs), receiver)
+        (Streams::new(5, hubs), hub)
+    }
+
+    fn told(hub: &Inbox<HubInput>) -> Vec<HubInput> {
+        let mut told = Vec::new();
+        hub.take(usize::MAX, &mut told);
+        told
     }
 
     fn message(watch_id: i64) -> Message {
@@ -388,7 +393,7 @@ mod tests {
         let (streams, hub) = streams();
         let stream = streams.open().expect("the hub lives");
         assert_eq!(shard_of(stream.id), 5);
-        assert!(matches!(hub.recv(), Ok(Input::Open { .. })));
+        assert!(matches!(told(&hub)[..], [Input::Open { .. }]));
         assert!(take(&stream, 1000).is_pending());
         let deliver = |n| (stream.id, Delivery::Message(message(n)));
         streams.deliver((1..=3).map(deliver).collect());
@@ -405,18 +410,20 @@ mod tests {
     fn much_credit_goes_back_at_once() {
         let (streams, hub) = streams();
         let stream = streams.open().expect("the hub lives");
-        assert!(matches!(hub.recv(), Ok(Input::Open { .. })));
+        assert!(matches!(told(&hub)[..], [Input::Open { .. }]));
         let deliver = |n| (stream.id, Delivery::Message(message(n)));
         streams.deliver((0..OWED_MESSAGES_MAX as i64).map(deliver).collect());
         assert!(take(&stream, usize::MAX).is_ready());
         assert_eq!(credit(&hub).0, OWED_MESSAGES_MAX);
     }
 
-    fn credit(hub: &Receiver<HubInput>) -> (usize, usize) {
-        match hub.try_recv() {
-            Ok(Input::Credit {
-                messages, bytes, ..
-            }) => (messages, bytes),
+    fn credit(hub: &Inbox<HubInput>) -> (usize, usize) {
+        match told(hub)[..] {
+            [
+                Input::Credit {
+                    messages, bytes, ..
+                },
+            ] => (messages, bytes),
             _ => panic!("something other than credit"),
         }
     }
@@ -444,7 +451,7 @@ mod tests {
         drop(stream);
         streams.deliver(vec![(id, Delivery::Message(message(1)))]);
         assert_eq!(streams.count(), 0);
-        let last = hub.try_iter().last();
-        assert!(matches!(last, Some(Input::Close { stream }) if stream == id));
+        let told = told(&hub);
+        assert!(matches!(told.last(), Some(Input::Close { stream }) if *stream == id));
     }
 }

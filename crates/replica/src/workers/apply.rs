@@ -14,6 +14,9 @@ use crate::workers::{StoreDone, StoreJob};
 #[derive(Debug, Default)]
 pub struct ApplyJob {
     pub entries: Vec<(raftpb::Entry, Option<Ticket>)>,
+    /// A few entries that touch a few keys, while no other job is with the apply worker: takes microseconds, so whoever has the job may run the
+    /// worker there and then instead of waking its thread.
+    pub is_brief: bool,
 }
 
 /// What the replica learns of a batch.

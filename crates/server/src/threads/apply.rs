@@ -1,0 +1,324 @@
+//! The owner of the replicated state: applies, publishes, answers, and tidies up while nothing else is to be done.
+//!
+//! It has a thread of its own. A brief batch that finds it idle is applied by the thread that brings it; see [`super::Desk`] for
+//! why, and for the rule that keeps the order.
+
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+
+use crossbeam_channel::Sender;
+use replica::watch;
+use replica::workers::{Answer, ApplyDone, ApplyJob, ApplyWorker, Published, StoreDone, StoreJob};
+use replica::{Input, Reply};
+use state::ReadView;
+use storage::fault::Fault;
+
+use super::desk::Answers;
+use super::{Alarm, Desk, HubInput};
+use crate::calls::Mailbox;
+use crate::inbox::{Inbox, Refused};
+use crate::member::Member;
+
+/// Keys that the background pass after a compaction looks at before the inbox is looked at again: about a millisecond.
+const MAINTAIN_KEYS: usize = 2_000;
+/// A sealed segment whose share of live bytes is at most this is rewritten.
+const REWRITE_SHARE: f64 = 0.5;
+/// The same while somebody has asked for all space that can be had.
+const DEFRAGMENT_SHARE: f64 = 0.95;
+/// What the apply thread is told.
+pub(super) enum ApplyInput {
+    Job(ApplyJob),
+    Checkpoint,
+    Stored(StoreDone),
+    /// Give back all space that can be given back, then say so.
+    Defragment(Sender<()>),
+    /// There is something to tidy up.
+    Wake,
+    /// Write a last checkpoint, say so, and end.
+    Stop(Sender<()>),
+}
+
+/// Where jobs for the apply worker are handed in. What waits here is bounded by what the replica admits and by the one job
+/// that the store thread may have.
+pub(super) struct ApplyDesk {
+    inbox: Inbox<ApplyInput>,
+    /// Empty before the threads start. The replica's desk may be locked by the same thread, which then came from there; the
+    /// way back is a channel, or a step if that desk is free.
+    applier: Mutex<Option<Applier>>,
+}
+
+impl Default for ApplyDesk {
+    fn default() -> Self {
+        ApplyDesk {
+            inbox: Inbox::new(1),
+            applier: Mutex::new(None),
+        }
+    }
+}
+
+impl ApplyDesk {
+    /// Hands in a batch. A brief one that finds the worker idle is applied, published and answered when this returns, and what
+    /// the replica is to know of it comes back; otherwise the replica hears of it through its inbox.
+    pub fn give(&self, job: ApplyJob) -> Option<ApplyDone> {
+        if !job.is_brief {
+            self.tell(ApplyInput::Job(job));
+            return None;
+        }
+        let mut applier = match self.applier.try_lock() {
+            Ok(applier) => applier,
+            Err(TryLockError::WouldBlock) => {
+                self.tell(ApplyInput::Job(job));
+                return None;
+            }
+            Err(TryLockError::Poisoned(_)) => panic!("a thread panicked while it applied"),
+        };
+        let Some(worker) = applier.as_mut().filter(|_| self.inbox.is_empty()) else {
+            self.tell(ApplyInput::Job(job));
+            return None;
+        };
+        match worker.apply_batch(vec![job]) {
+            Ok(done) => {
+                worker.offer_store_work();
+                if worker.todo.is_sweeping {
+                    self.tell(ApplyInput::Wake);
+                }
+                Some(done)
+            }
+            Err(fault) => {
+                worker.alarm.raise(fault);
+                *applier = None;
+                None
+            }
+        }
+    }
+
+    /// Leaves something for the worker's thread. Once that has ended, whoever waits for an answer finds their channel closed.
+    pub fn tell(&self, input: ApplyInput) {
+        self.inbox.push(input);
+    }
+
+    /// Seats the worker.
+    pub fn seat(&self, applier: Applier) {
+        *self.lock() = Some(applier);
+    }
+
+    /// Works until the member stops.
+    pub fn run(&self) {
+        self.work();
+        self.inbox.close();
+    }
+
+    fn work(&self) {
+        let mut is_sweeping = true;
+        loop {
+            if !is_sweeping {
+                // Taking the job here already, without the lock, would let another overtake it.
+                self.inbox.wait(None);
+            }
+            let mut seat = self.lock();
+            let Some(applier) = seat.as_mut() else {
+                return;
+            };
+            let is_over = applier.turn(&self.inbox).unwrap_or_else(|fault| {
+                applier.alarm.raise(fault);
+                true
+            });
+            if is_over {
+                // What the worker holds of the member goes with it.
+                *seat = None;
+                return;
+            }
+            is_sweeping = applier.todo.is_sweeping;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Applier>> {
+        self.applier
+            .lock()
+            .expect("no thread panics while it applies")
+    }
+}
+
+/// The worker, the ways of what comes out of it, and what is still to be done.
+pub(super) struct Applier {
+    pub apply: ApplyWorker,
+    pub replica: Arc<Desk>,
+    pub store: Sender<StoreJob>,
+    pub hubs: Vec<HubFeed>,
+    pub member: Arc<Member>,
+    pub mailboxes: Vec<Arc<Mailbox>>,
+    pub alarm: Alarm,
+    pub todo: Todo,
+}
+
+/// What an [`Applier`] does when nothing is to be applied.
+#[derive(Default)]
+pub(super) struct Todo {
+    /// A background pass over the index may have something left.
+    is_sweeping: bool,
+    is_storing: bool,
+    checkpoint_wanted: bool,
+    defragmentation: Defragmentation,
+    /// Who hears of the last checkpoint, once the member is to stop.
+    stopping: Option<Sender<()>>,
+}
+
+/// How far the giving back of space is that somebody waits for.
+#[derive(Default)]
+struct Defragmentation {
+    waiting: Vec<Sender<()>>,
+    /// Nothing is left to rewrite; the files that were replaced go with the next checkpoint.
+    is_rewritten: bool,
+}
+
+impl Applier {
+    /// Takes what waits and applies it, or else tidies up a little. True when it has written its last checkpoint.
+    fn turn(&mut self, inbox: &Inbox<ApplyInput>) -> Result<bool, Fault> {
+        let (mut inputs, mut jobs) = (Vec::new(), Vec::new());
+        inbox.take(usize::MAX, &mut inputs);
+        for input in inputs {
+            self.take(input, &mut jobs);
+        }
+        if !jobs.is_empty() {
+            let done = self.apply_batch(jobs)?;
+            self.replica.report(Input::Applied(done));
+        } else if self.todo.is_sweeping {
+            self.sweep();
+        }
+        self.offer_store_work();
+        Ok(self.is_done_stopping())
+    }
+
+    fn take(&mut self, input: ApplyInput, jobs: &mut Vec<ApplyJob>) {
+        match input {
+            ApplyInput::Job(job) => jobs.push(job),
+            ApplyInput::Checkpoint => self.todo.checkpoint_wanted = true,
+            ApplyInput::Stored(done) => {
+                self.todo.is_storing = false;
+                if let Some(marker) = self.apply.stored(done) {
+                    self.replica.report(Input::Checkpointed(marker));
+                    if std::mem::take(&mut self.todo.defragmentation.is_rewritten) {
+                        for done in self.todo.defragmentation.waiting.drain(..) {
+                            let _ = done.try_send(());
+                        }
+                    }
+                }
+                // Files have changed, keys have not: readers get the new view, watchers need not hear of it.
+                self.publish_view(&self.apply.published());
+            }
+            ApplyInput::Wake => self.todo.is_sweeping = true,
+            ApplyInput::Defragment(done) => self.todo.defragmentation.waiting.push(done),
+            ApplyInput::Stop(done) => {
+                self.todo.checkpoint_wanted = true;
+                self.todo.stopping = Some(done);
+            }
+        }
+    }
+
+    /// Applies, publishes, answers, tells the hubs. The view is out before anybody hears of what is in it: callers, and the replica, which
+    /// lets waiting reads go on. The hubs come last, because callers wait and watchers wait for others: what a caller then asks of a
+    /// hub names the revision it knows of, and the hub waits for that.
+    fn apply_batch(&mut self, jobs: Vec<ApplyJob>) -> Result<ApplyDone, Fault> {
+        let output = self.apply.apply(jobs)?;
+        self.publish_view(&output.published);
+        self.answer(output.answers);
+        for hub in &mut self.hubs {
+            hub.feed(&output.published);
+        }
+        self.todo.is_sweeping = self.apply.state().needs_maintenance();
+        Ok(output.done)
+    }
+
+    fn publish_view(&self, published: &Published) {
+        self.member.view.store(Arc::new(published.view.clone()));
+    }
+
+    fn answer(&self, answers: Vec<Answer>) {
+        let mut sorted = Answers::new(self.mailboxes.len());
+        for Answer { ticket, applied } in answers {
+            sorted.add(ticket, Ok(Reply::Applied(applied)));
+        }
+        sorted.post(&self.mailboxes);
+    }
+
+    fn sweep(&mut self) {
+        let swept = self.apply.maintain(MAINTAIN_KEYS);
+        self.todo.is_sweeping = swept.more;
+        if !swept.more {
+            // Files have changed, keys have not: readers get the new view, watchers need not hear of it.
+            self.publish_view(&self.apply.published());
+            self.answer(swept.answers);
+        }
+    }
+
+    /// Gives the store thread its next job: a checkpoint that is due, else a segment worth rewriting.
+    fn offer_store_work(&mut self) {
+        if self.todo.is_storing {
+            return;
+        }
+        let is_defragmenting = !self.todo.defragmentation.waiting.is_empty();
+        let mut job = if self.todo.checkpoint_wanted {
+            self.todo.checkpoint_wanted = false;
+            self.apply.checkpoint()
+        } else if self.todo.is_sweeping {
+            None
+        } else {
+            self.apply.rewrite(if is_defragmenting {
+                DEFRAGMENT_SHARE
+            } else {
+                REWRITE_SHARE
+            })
+        };
+        if job.is_none()
+            && is_defragmenting
+            && !self.todo.is_sweeping
+            && self.todo.stopping.is_none()
+        {
+            self.todo.defragmentation.is_rewritten = true;
+            job = self.apply.checkpoint();
+        }
+        if let Some(job) = job {
+            self.todo.is_storing = self.store.send(job).is_ok();
+        }
+    }
+
+    fn is_done_stopping(&mut self) -> bool {
+        let is_done =
+            self.todo.stopping.is_some() && !self.todo.is_storing && !self.todo.checkpoint_wanted;
+        if is_done && let Some(done) = self.todo.stopping.take() {
+            let _ = done.try_send(());
+        }
+        is_done
+    }
+}
+
+/// The way to one hub.
+pub(super) struct HubFeed {
+    pub inbox: Arc<Inbox<HubInput>>,
+    /// The newest view that found the queue full. Its events are read from the view by then.
+    pub missed: Option<ReadView>,
+    /// Up to where the hub knows that history is gone.
+    pub compacted: i64,
+}
+
+impl HubFeed {
+    fn feed(&mut self, published: &Published) {
+        let compacted = published.view.compact_revision();
+        if published.events.is_empty() && self.missed.is_none() && compacted == self.compacted {
+            return;
+        }
+        self.compacted = compacted;
+        let events = if self.missed.is_some() {
+            Arc::from([])
+        } else {
+            published.events.clone()
+        };
+        let input = watch::Input::Published {
+            view: published.view.clone(),
+            events,
+        };
+        self.missed = match self.inbox.offer(input) {
+            Ok(()) | Err(Refused::Closed) => None,
+            Err(Refused::Full) => Some(published.view.clone()),
+        };
+    }
+}
