@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::block::Segment;
 use super::format::{self, FooterWriter, HEADER_BYTES, KeyMeta, SegmentId};
+use super::paced::PacedFile;
 use super::{SegmentEnd, Segments};
 use crate::disk::{Disk, File, Open};
 use crate::fault::{Fault, FaultKind};
@@ -209,14 +210,14 @@ impl FlushJob {
 impl Write {
     fn run(&self, disk: &dyn Disk) -> Result<Done, Fault> {
         let segment = &self.segment;
-        let failed = |error: &std::io::Error| Fault::write_failed(segment.path.display(), error);
         let file = match &segment.file {
             Some(file) => file.clone(),
             None => create(disk, &segment.path)?,
         };
+        let mut file = PacedFile::new(file, &segment.path);
         if self.from == 0 {
             let (header, _) = format::encode_header(segment.id, segment.salt);
-            file.write_at(0, &header).map_err(|error| failed(&error))?;
+            file.write_at(0, &header)?;
         }
         let from = self.from.max(HEADER_BYTES);
         for block in segment
@@ -229,22 +230,18 @@ impl Write {
                 .as_ref()
                 .expect("what is not flushed stays in memory");
             let skip = from.saturating_sub(block.offset);
-            file.write_at(block.offset + skip, &data[skip as usize..])
-                .map_err(|error| failed(&error))?;
+            file.write_at(block.offset + skip, &data[skip as usize..])?;
         }
         let footer = if self.seal {
             let footer = build_footer(segment)?;
-            file.write_at(segment.end(), &footer)
-                .map_err(|error| failed(&error))?;
+            file.write_at(segment.end(), &footer)?;
             Some(footer.len() as u64)
         } else {
             None
         };
-        file.sync()
-            .map_err(|error| Fault::sync_failed(segment.path.display(), &error))?;
         Ok(Done {
             id: segment.id,
-            file,
+            file: file.finish()?,
             end: segment.end(),
             footer,
         })

@@ -16,6 +16,7 @@ mod block;
 mod flush;
 mod format;
 mod open;
+mod paced;
 mod rewrite;
 #[cfg(test)]
 mod tests;

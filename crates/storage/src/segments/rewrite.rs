@@ -14,8 +14,9 @@ use std::sync::{Arc, OnceLock};
 use super::block::{Block, BlockBuilder, Segment};
 use super::flush::{create, decode_meta, poisoned};
 use super::format::{self, FooterWriter, HEADER_BYTES, RECORD_HEADER_BYTES, SegmentId};
+use super::paced::PacedFile;
 use super::{Ledger, Record, Segments};
-use crate::disk::{Disk, File};
+use crate::disk::Disk;
 use crate::fault::{Fault, FaultKind};
 
 /// So many small neighbours are merged even if nothing in them is dead, and at most so many in one job.
@@ -290,8 +291,8 @@ impl RewriteJob {
     fn write(&self, path: &std::path::Path) -> Result<(Segment, u64), Fault> {
         let file = create(&*self.disk, path)?;
         let (header, seed) = format::encode_header(self.id, self.salt);
-        let failed = |error: std::io::Error| Fault::write_failed(path.display(), &error);
-        file.write_at(0, &header).map_err(failed)?;
+        let mut file = PacedFile::new(file, path);
+        file.write_at(0, &header)?;
         let mut out = Output {
             file,
             seed,
@@ -314,28 +315,28 @@ impl RewriteJob {
                 };
                 let record = segment.checked(block, at, bytes, 0)?;
                 let meta = decode_meta(segment, block.offset + block.span(at).0 as u64, &record)?;
-                out.push(&record, &meta).map_err(failed)?;
+                out.push(&record, &meta)?;
             }
         }
-        out.close_block().map_err(failed)?;
+        out.close_block()?;
         let Output {
-            file,
+            mut file,
             blocks,
             footer,
+            builder,
             ..
         } = out;
+        let footer = footer.finish(seed);
+        file.write_at(builder.offset(), &footer)?;
+        let file = file.finish()?;
         let segment = Segment {
             id: self.id,
             seed,
             salt: self.salt,
             path: path.to_path_buf(),
             blocks,
-            file: Some(file.clone()),
+            file: Some(file),
         };
-        let footer = footer.finish(seed);
-        file.write_at(segment.end(), &footer).map_err(failed)?;
-        file.sync()
-            .map_err(|error| Fault::sync_failed(path.display(), &error))?;
         self.disk
             .sync_dir(&self.dir)
             .map_err(|error| Fault::sync_failed(self.dir.display(), &error))?;
@@ -344,8 +345,8 @@ impl RewriteJob {
 }
 
 /// The file being written.
-struct Output {
-    file: Arc<dyn File>,
+struct Output<'a> {
+    file: PacedFile<'a>,
     seed: u32,
     blocks: Vec<Arc<Block>>,
     builder: BlockBuilder,
@@ -353,8 +354,8 @@ struct Output {
     footer: FooterWriter,
 }
 
-impl Output {
-    fn push(&mut self, record: &Record, meta: &format::KeyMeta) -> std::io::Result<()> {
+impl Output<'_> {
+    fn push(&mut self, record: &Record, meta: &format::KeyMeta) -> Result<(), Fault> {
         let record_bytes = RECORD_HEADER_BYTES + record.kv.len();
         if !self.builder.takes(record.revision, record_bytes) {
             self.close_block()?;
@@ -377,7 +378,7 @@ impl Output {
         Ok(())
     }
 
-    fn close_block(&mut self) -> std::io::Result<()> {
+    fn close_block(&mut self) -> Result<(), Fault> {
         if self.builder.is_empty() {
             return Ok(());
         }
