@@ -47,10 +47,13 @@ pub(crate) struct Reads {
     waiting: Vec<Waiting>,
     round: Option<Round>,
     confirmed: VecDeque<(u64, Vec<Waiting>)>,
+    /// In all three stages together.
+    count: usize,
 }
 
 impl Reads {
     pub fn add(&mut self, ticket: Ticket, wanted: Wanted, deadline_us: u64) {
+        self.count += 1;
         self.waiting.push(Waiting {
             ticket,
             wanted,
@@ -58,8 +61,10 @@ impl Reads {
         });
     }
 
+    /// Reads that are not answered yet, those that only wait for the state to catch up included: a slow apply must not let them
+    /// pile up without bound.
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.round.as_ref().map_or(0, |r| r.reads.len())
+        self.count
     }
 
     /// Whether a round should be asked for now: the first one, or one that is overdue.
@@ -103,12 +108,14 @@ impl Reads {
             let (_, reads) = self.confirmed.pop_front().expect("the front was just seen");
             ready.extend(reads.into_iter().map(|r| (r.ticket, r.wanted)));
         }
+        self.count -= ready.len();
         ready
     }
 
     /// The leader changed: whoever waits for a round is told to try again. Source: upstream `errLeaderChanged`.
     pub fn leader_changed(&mut self) -> Vec<Ticket> {
         let round = self.round.take().map(|r| r.reads).unwrap_or_default();
+        self.count -= round.len();
         round.iter().map(|r| r.ticket).collect()
     }
 
@@ -131,6 +138,7 @@ impl Reads {
         for (_, reads) in &mut self.confirmed {
             keep(reads);
         }
+        self.count -= expired.len();
         expired
     }
 }
@@ -164,6 +172,23 @@ mod tests {
         reads.start_round(at(RETRY_US), 8);
         reads.confirm(&old, 5);
         assert!(reads.take_ready(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn every_read_counts_until_it_is_answered() {
+        let mut reads = Reads::default();
+        (1..=4).for_each(|n| reads.add(Ticket(n), Wanted::Barrier, if n == 4 { 10 } else { 99 }));
+        let context = Bytes::from(reads.start_round(at(0), 7));
+        reads.confirm(&context, 5);
+        assert_eq!(reads.len(), 4, "confirmed, but not applied");
+        assert_eq!(reads.expire(at(10)), vec![Ticket(4)]);
+        assert_eq!(reads.len(), 3);
+        assert_eq!(reads.take_ready(5).len(), 3);
+        reads.add(Ticket(5), Wanted::Barrier, 99);
+        reads.start_round(at(11), 8);
+        assert_eq!(reads.len(), 1);
+        assert_eq!(reads.leader_changed(), vec![Ticket(5)]);
+        assert_eq!(reads.len(), 0);
     }
 
     #[test]
