@@ -25,7 +25,7 @@ use crate::duties::Duties;
 use crate::ids::RequestIds;
 use crate::raft_core::{CoreConfig, RaftCore, conf_state_in, entry_in, hard_state_in};
 use crate::raft_log::RaftLog;
-use crate::step::{Config, Replica};
+use crate::step::{Config, Replica, request_id};
 use crate::workers::{ApplyWorker, LogWorker, StoreWorker};
 
 /// What a member must be told to start.
@@ -43,7 +43,7 @@ pub struct Params {
     pub state: StateParams,
     pub wal: wal::Options,
     pub segments: SegmentsOptions,
-    /// Unix time in milliseconds; later than at any start before.
+    /// Unix time in milliseconds. Should be later than at any start before; if it is not, what the log still holds is heeded.
     pub wall_ms: u64,
 }
 
@@ -86,8 +86,11 @@ pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
         )?,
         None => State::create(params.state.clone(), disk, &store_dir, params.segments)?,
     };
-    let core = start_raft(&params, &state, log)?;
     let ids = Arc::new(RequestIds::new(params.config.member, params.wall_ms));
+    for id in log.entries.iter().filter_map(request_id) {
+        ids.skip_past(id);
+    }
+    let core = start_raft(&params, &state, log)?;
     let duties = start_duties(&params, &state);
     let view = state.view();
     let mut replica = Replica::new(

@@ -31,6 +31,14 @@ impl RequestIds {
         }
     }
 
+    /// Never issues `id` again, nor one before it, should it be of this member. A clock that was set back before a restart would
+    /// otherwise let a new request carry the id of one that still waits in the log, and be answered with what comes of that.
+    pub fn skip_past(&self, id: u64) {
+        if id & !SUFFIX_MASK == self.prefix {
+            self.suffix.fetch_max(id & SUFFIX_MASK, Ordering::Relaxed);
+        }
+    }
+
     /// An id that no request of this cluster has carried.
     pub fn next(&self) -> u64 {
         let suffix = self.suffix.fetch_add(1, Ordering::Relaxed) + 1;
@@ -49,6 +57,18 @@ mod tests {
         let ids = RequestIds::new(MemberId(0xdead_0000_0000_12ab), 0x1234);
         assert_eq!(ids.next(), 0x12ab_0000_0012_3401);
         assert_eq!(ids.next(), 0x12ab_0000_0012_3402);
+    }
+
+    #[test]
+    fn ids_of_a_former_life_are_not_issued_again_though_the_clock_was_set_back() {
+        let before = RequestIds::new(MemberId(1), 1_000);
+        let last = before.next();
+        let after = RequestIds::new(MemberId(1), 900);
+        after.skip_past(last);
+        assert!(after.next() > last);
+        let other = RequestIds::new(MemberId(2), 5);
+        other.skip_past(last);
+        assert_eq!(other.next(), RequestIds::new(MemberId(2), 5).next());
     }
 
     #[test]

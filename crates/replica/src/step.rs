@@ -607,7 +607,7 @@ impl Replica {
 }
 
 /// The id by which the proposer of an entry recognises it, read without decoding the request itself.
-fn request_id(entry: &raftpb::Entry) -> Option<u64> {
+pub(crate) fn request_id(entry: &raftpb::Entry) -> Option<u64> {
     let data = entry.data.as_ref()?;
     match entry.r#type() {
         raftpb::EntryType::EntryNormal => header_id(data.clone()),
