@@ -5,7 +5,7 @@
 //! is [`COMPACTED`]. Codes are those of 3.7.
 //!
 //! Two traps. A code of [`Code::Unknown`] is no oversight: etcd answers so, and dashboards and
-//! retry rules rely on it. And two constants of etcd's catalogue are never sent,
+//! retry rules rely on it. And two constants of etcd's catalogue are never sent by etcd,
 //! [`MEMBER_NOT_ENOUGH_STARTED`] and [`REQUEST_TOO_MANY_REQUESTS`]; their doubles with code
 //! Unknown are.
 //!
@@ -155,7 +155,7 @@ table! {
     FUTURE_REV = OutOfRange "etcdserver: mvcc: required revision is a future revision";
     NO_SPACE = ResourceExhausted "etcdserver: mvcc: database space exceeded";
     REQUEST_TOO_LARGE = InvalidArgument "etcdserver: request is too large";
-    /// Never sent; see [`TOO_MANY_REQUESTS`].
+    /// etcd never sends it, see [`TOO_MANY_REQUESTS`]; here it refuses what is above a bound of our own.
     REQUEST_TOO_MANY_REQUESTS = ResourceExhausted "etcdserver: too many requests";
     /// More than 5000 committed entries wait to be applied.
     TOO_MANY_REQUESTS = Unknown "etcdserver: too many requests";

@@ -11,6 +11,7 @@ pub mod grpc;
 pub mod http;
 pub mod inbox;
 pub mod logging;
+pub mod long_calls;
 pub mod member;
 pub mod metrics;
 pub mod run;

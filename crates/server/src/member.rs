@@ -12,6 +12,7 @@ use replica::{Input, Status};
 use state::ReadView;
 use tokio::sync::oneshot;
 
+use crate::long_calls::LongCalls;
 use crate::metrics::{Counter, Metrics};
 use crate::threads::Desk;
 
@@ -61,8 +62,8 @@ impl Default for Settings {
 
 /// What only the owner of the store can do. Whoever runs the threads sets it.
 pub trait Maintenance: Send + Sync {
-    /// Gives space back now, and says when that is done. Must not block.
-    fn defragment(&self, done: oneshot::Sender<Result<(), String>>);
+    /// Gives space back now, and says when that is done; the sender is dropped when the member stops first. Must not block.
+    fn defragment(&self) -> oneshot::Receiver<()>;
 }
 
 /// Shared by all threads that serve clients.
@@ -75,6 +76,7 @@ pub struct Member {
     pub view: ArcSwap<ReadView>,
     pub raft: RaftStatus,
     pub metrics: Metrics,
+    pub long_calls: LongCalls,
     /// Set once, before anything is served.
     pub hooks: OnceLock<Box<dyn Maintenance>>,
     settings: OnceLock<Settings>,
@@ -98,6 +100,7 @@ impl Member {
             view,
             raft: RaftStatus::default(),
             metrics: Metrics::default(),
+            long_calls: LongCalls::default(),
             hooks: OnceLock::new(),
             settings: OnceLock::new(),
             desk,

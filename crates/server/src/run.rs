@@ -231,20 +231,8 @@ impl Running {
 struct Hooks(Defragmenter);
 
 impl Maintenance for Hooks {
-    fn defragment(&self, done: oneshot::Sender<Result<(), String>>) {
-        let wait = self.0.start();
-        // One thread for each call under way: the call is rare and waits for minutes on a large store.
-        let waiter = std::thread::Builder::new()
-            .name("defragment".into())
-            .spawn(move || {
-                let result = wait
-                    .recv()
-                    .map_err(|_| "the member stopped before the work was done".to_owned());
-                let _ = done.send(result);
-            });
-        if let Err(why) = waiter {
-            tracing::error!(error = %why, "cannot wait for the defragmentation");
-        }
+    fn defragment(&self) -> oneshot::Receiver<()> {
+        self.0.start()
     }
 }
 

@@ -38,6 +38,7 @@ use replica::{Input, Now, Replica};
 use state::ReadView;
 use storage::fault::Fault;
 use storage::wal::{Spare, SpareJob};
+use tokio::sync::oneshot;
 
 use crate::calls::Mailbox;
 use crate::inbox::Inbox;
@@ -275,9 +276,9 @@ impl Threads {
 pub struct Defragmenter(Arc<ApplyDesk>);
 
 impl Defragmenter {
-    /// Starts a pass; the receiver hears when it is done, or is disconnected when the member stops first.
-    pub fn start(&self) -> Receiver<()> {
-        let (done, wait) = bounded(1);
+    /// Starts a pass; the receiver hears when it is done, or that nothing will come when the member stops first.
+    pub fn start(&self) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
         // If the thread has ended, dropping `done` tells.
         self.0.tell(ApplyInput::Defragment(done));
         wait

@@ -1,5 +1,6 @@
 //! `etcdserverpb.Maintenance`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use replica::{MemberId, Reply, Request};
 use state::version::Version;
 use state::{ReadView, Response};
-use tokio::sync::oneshot;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::Pieces;
 use super::frame::{self, Messages};
@@ -20,6 +21,8 @@ use super::session::{Session, read_failed};
 use super::snapshot;
 use super::status::Status;
 use crate::config::VERSION_ETCD;
+use crate::long_calls::HashPlace;
+use crate::member::Member;
 
 /// Where the member stands; answered whatever its state, from what it knows itself.
 pub async fn status(session: &Session, _request: pb::StatusRequest) -> Result<Bytes, Status> {
@@ -94,28 +97,24 @@ pub async fn defragment(
     let Some(maintenance) = member.hooks.get() else {
         return Err(not_yet("Defragment"));
     };
-    let (done, finished) = oneshot::channel();
+    let _place = member.long_calls.defragmentation()?;
     let begun = Instant::now();
-    member.metrics.defrag_inflight.set(1);
-    maintenance.defragment(done);
-    let outcome = finished.await;
-    member.metrics.defrag_inflight.set(0);
-    match outcome {
-        Ok(Ok(())) => {
+    match maintenance.defragment().await {
+        Ok(()) => {
             member.metrics.backend_defrag.observe(begun.elapsed());
             Ok(frame::encode(&pb::DefragmentResponse::default()))
         }
-        Ok(Err(why)) => Err(Status::new(error::Code::Unknown, why)),
         Err(_) => Err(Status::from(&error::STOPPED)),
     }
 }
 
 /// Hashes everything. The read is long: it runs beside the connection's thread.
 pub async fn hash(session: &Session, _request: pb::HashRequest) -> Result<Bytes, Status> {
+    let place = session.member.long_calls.hash().await?;
     let view = session.member.view.load_full();
     let revision = view.revision();
     let begun = Instant::now();
-    let hash = beside(move || view.hash()).await?;
+    let hash = beside(place, move || view.hash()).await?;
     let hash = hash.map_err(|fault| read_failed(fault.into()))?;
     session.member.metrics.hash.observe(begun.elapsed());
     Ok(frame::encode(&pb::HashResponse {
@@ -125,9 +124,10 @@ pub async fn hash(session: &Session, _request: pb::HashRequest) -> Result<Bytes,
 }
 
 pub async fn hash_kv(session: &Session, request: pb::HashKvRequest) -> Result<Bytes, Status> {
+    let place = session.member.long_calls.hash().await?;
     let view = session.member.view.load_full();
     let begun = Instant::now();
-    let hash = beside(move || view.hash_kv(request.revision)).await?;
+    let hash = beside(place, move || view.hash_kv(request.revision)).await?;
     let hash = hash.map_err(read_failed)?;
     session.member.metrics.hash_rev.observe(begun.elapsed());
     Ok(frame::encode(&pb::HashKvResponse {
@@ -138,9 +138,16 @@ pub async fn hash_kv(session: &Session, request: pb::HashKvRequest) -> Result<By
     }))
 }
 
-/// Runs a long read on a thread of its own.
-async fn beside<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
-    let outcome = tokio::task::spawn_blocking(read).await;
+/// Runs a long read on a thread of its own. It keeps its place until it is done, even when its client has gone.
+async fn beside<T: Send + 'static>(
+    place: HashPlace,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    let outcome = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        read()
+    })
+    .await;
     outcome.map_err(|why| Status::internal(format!("a read ended early: {why}")))
 }
 
@@ -211,9 +218,28 @@ pub async fn snapshot(
     mut messages: Messages,
 ) -> Result<Pieces, Status> {
     let _request: pb::SnapshotRequest = frame::decode(messages.only().await?)?;
+    let place = SnapshotPlace {
+        _place: session.member.long_calls.snapshot()?,
+        member: session.member.clone(),
+        begun: Instant::now(),
+    };
     let view = session.member.view.load_full();
     let version = storage_version(&view);
-    snapshot::stream_of(view, version)
+    snapshot::stream_of(view, version, place)
+}
+
+/// The place of a snapshot under way.
+struct SnapshotPlace {
+    _place: OwnedSemaphorePermit,
+    member: Arc<Member>,
+    begun: Instant,
+}
+
+impl Drop for SnapshotPlace {
+    fn drop(&mut self) {
+        let duration = &self.member.metrics.backend_snapshot;
+        duration.observe(self.begun.elapsed());
+    }
 }
 
 fn signed(bytes: u64) -> i64 {

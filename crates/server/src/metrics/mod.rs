@@ -155,7 +155,6 @@ pub struct Metrics {
     pub backend_commit: Histogram,
     pub backend_defrag: Histogram,
     pub backend_snapshot: Histogram,
-    pub defrag_inflight: Gauge,
     pub hash: Histogram,
     pub hash_rev: Histogram,
 
@@ -194,7 +193,6 @@ impl Default for Metrics {
             backend_commit: milliseconds(),
             backend_defrag: Histogram::new(0.1, 13),
             backend_snapshot: Histogram::new(0.01, 17),
-            defrag_inflight: Gauge::default(),
             hash: Histogram::new(0.01, 15),
             hash_rev: Histogram::new(0.01, 15),
             watch: Mutex::default(),

@@ -17,7 +17,7 @@ pub fn page(member: &Member) -> String {
     server(&mut page, member);
     store(&mut page, member);
     watch_and_lease(&mut page, member);
-    disk(&mut page, &member.metrics);
+    disk(&mut page, member);
     grpc(&mut page, &member.metrics);
     process(&mut page);
     page.0
@@ -306,7 +306,8 @@ fn watch_and_lease(page: &mut Page, member: &Member) {
     );
 }
 
-fn disk(page: &mut Page, metrics: &Metrics) {
+fn disk(page: &mut Page, member: &Member) {
+    let metrics = &member.metrics;
     page.histogram(
         "etcd_disk_wal_fsync_duration_seconds",
         "Syncs of the log.",
@@ -340,7 +341,7 @@ fn disk(page: &mut Page, metrics: &Metrics) {
     page.gauge(
         "etcd_disk_defrag_inflight",
         "Whether a defragmentation runs.",
-        metrics.defrag_inflight.get(),
+        u8::from(member.long_calls.is_defragmenting()),
     );
 }
 

@@ -11,6 +11,7 @@ use replica::workers::{Answer, ApplyDone, ApplyJob, ApplyWorker, Published, Stor
 use replica::{Input, Reply};
 use state::ReadView;
 use storage::fault::Fault;
+use tokio::sync::oneshot;
 
 use super::desk::Answers;
 use super::{Alarm, Desk, HubInput};
@@ -30,7 +31,7 @@ pub(super) enum ApplyInput {
     Checkpoint,
     Stored(StoreDone),
     /// Give back all space that can be given back, then say so.
-    Defragment(Sender<()>),
+    Defragment(oneshot::Sender<()>),
     /// There is something to tidy up.
     Wake,
     /// Write a last checkpoint, say so, and end.
@@ -165,7 +166,8 @@ pub(super) struct Todo {
 /// How far the giving back of space is that somebody waits for.
 #[derive(Default)]
 struct Defragmentation {
-    waiting: Vec<Sender<()>>,
+    /// As many as there are calls under way, which `long_calls` bounds.
+    waiting: Vec<oneshot::Sender<()>>,
     /// Nothing is left to rewrite; the files that were replaced go with the next checkpoint.
     is_rewritten: bool,
 }
@@ -198,7 +200,7 @@ impl Applier {
                     self.replica.report(Input::Checkpointed(marker));
                     if std::mem::take(&mut self.todo.defragmentation.is_rewritten) {
                         for done in self.todo.defragmentation.waiting.drain(..) {
-                            let _ = done.try_send(());
+                            let _ = done.send(());
                         }
                     }
                 }
@@ -206,7 +208,12 @@ impl Applier {
                 self.publish_view(&self.apply.published());
             }
             ApplyInput::Wake => self.todo.is_sweeping = true,
-            ApplyInput::Defragment(done) => self.todo.defragmentation.waiting.push(done),
+            ApplyInput::Defragment(done) => {
+                // Those whose clients have gone make room.
+                let waiting = &mut self.todo.defragmentation.waiting;
+                waiting.retain(|done| !done.is_closed());
+                waiting.push(done);
+            }
             ApplyInput::Stop(done) => {
                 self.todo.checkpoint_wanted = true;
                 self.todo.stopping = Some(done);

@@ -197,7 +197,7 @@ fn what_comes_after_the_end_is_told_that_the_member_has_stopped() {
     let told = member.tell(Input::Client(Ticket(9), request));
     assert_eq!(told, Err(&proto::error::STOPPED));
     assert!(
-        defragmenter.start().recv().is_err(),
+        defragmenter.start().blocking_recv().is_err(),
         "nobody is left to do it"
     );
 }
