@@ -404,6 +404,11 @@ fn transport_options(config: &Config, threads: usize, files: u64) -> transport::
             .keepalive
             .ping
             .map_or(Duration::from_secs(20), |(_, timeout)| timeout),
+        // What grpc-go takes when nothing is set.
+        ping_gap_min: config
+            .keepalive
+            .client_gap_min
+            .unwrap_or(Duration::from_secs(5 * 60)),
         header_timeout: Duration::from_secs(300),
     }
 }

@@ -180,7 +180,7 @@ pub struct Limits {
 /// Keepalive of client connections.
 #[derive(Clone, Debug)]
 pub struct Keepalive {
-    /// Shortest time between a client's pings; `None` for no rule.
+    /// Shortest time between a client's pings; `None` for the five minutes of grpc-go.
     pub client_gap_min: Option<Duration>,
     /// Silence before a ping, and patience after it; `None` for no pings.
     pub ping: Option<(Duration, Duration)>,

@@ -4,6 +4,8 @@
 //! system calls, and they cost more than everything else the server does (docs/decisions, "collected writes"). Here a
 //! flush only marks that there is something to send; [`Collected`] wraps the connection's future and sends when the
 //! future has nothing more to do.
+//!
+//! As all bytes pass here, here is also where a client that pings too often is found and sent away, see [`super::pings`].
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -11,8 +13,11 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::pings::{Frames, Incoming};
 
 /// Above this much unsent data a write waits for the socket, which is how a slow reader slows its own connection down.
 const BUFFER_MAX: usize = 256 << 10;
@@ -30,19 +35,31 @@ pub struct Collected<S, F> {
 
 struct Inner<S> {
     stream: S,
+    incoming: Incoming,
+    /// Where the HTTP/2 frames that we write end.
+    outgoing: Frames,
+    /// The client was told to go, so nothing more is read or written.
+    is_dismissed: bool,
     buffer: Vec<u8>,
     /// Bytes at the front of `buffer` that are sent already.
     sent: usize,
 }
 
 /// Splits a stream into the side for the library and a function that makes the driver around the library's future.
-pub fn collect<S, F>(stream: S, serve: impl FnOnce(CollectingIo<S>) -> F) -> Collected<S, F>
+pub fn collect<S, F>(
+    stream: S,
+    incoming: Incoming,
+    serve: impl FnOnce(CollectingIo<S>) -> F,
+) -> Collected<S, F>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Future,
 {
     let io = Rc::new(RefCell::new(Inner {
         stream,
+        incoming,
+        outgoing: Frames::default(),
+        is_dismissed: false,
         buffer: Vec::new(),
         sent: 0,
     }));
@@ -54,6 +71,37 @@ impl<S, F> Collected<S, F> {
     /// The library's future, to tell it to finish.
     pub fn connection(self: Pin<&mut Self>) -> Pin<&mut F> {
         self.get_mut().connection.as_mut()
+    }
+
+    /// Whether the client has said enough to tell which protocol it speaks.
+    pub fn is_decided(&self) -> bool {
+        self.io.borrow().incoming.is_decided()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, F> Collected<S, F> {
+    /// Sends the rest to a client that was told to go, and waits until it has hung up. Closing at once would reset the
+    /// connection if the client has said something meanwhile, and it would not read why it had to go.
+    pub async fn dismiss(self: Pin<&mut Self>) {
+        if !self.io.borrow().is_dismissed {
+            return;
+        }
+        std::future::poll_fn(|cx| {
+            let inner = &mut *self.io.borrow_mut();
+            ready!(inner.poll_send(cx))?;
+            ready!(Pin::new(&mut inner.stream).poll_shutdown(cx))?;
+            let mut ignored = [0; 1024];
+            loop {
+                let mut buf = ReadBuf::new(&mut ignored);
+                ready!(Pin::new(&mut inner.stream).poll_read(cx, &mut buf))?;
+                if buf.filled().is_empty() {
+                    return Poll::Ready(io::Result::Ok(()));
+                }
+            }
+        })
+        .await
+        // It is gone, one way or the other.
+        .unwrap_or_default();
     }
 }
 
@@ -100,7 +148,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for CollectingIo<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, buf)
+        let inner = &mut *self.0.borrow_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut inner.stream).poll_read(cx, buf))?;
+        let data = &buf.filled()[before..];
+        if !inner.is_dismissed && inner.incoming.received(data, Instant::now()) {
+            inner.is_dismissed = true;
+            // In the middle of a frame the client could not read it.
+            if inner.outgoing.is_between() {
+                inner.buffer.extend_from_slice(&inner.incoming.goaway());
+            }
+        }
+        if inner.is_dismissed {
+            return Poll::Ready(Err(io::Error::other("got too many pings from the client")));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -122,8 +184,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CollectingIo<S> {
         if inner.unsent() >= BUFFER_MAX {
             ready!(inner.poll_send(cx))?;
         }
+        if inner.is_dismissed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let before = inner.buffer.len();
         for slice in slices {
+            inner.outgoing.skip(slice);
             inner.buffer.extend_from_slice(slice);
         }
         Poll::Ready(Ok(inner.buffer.len() - before))
@@ -147,7 +213,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CollectingIo<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn any() -> Incoming {
+        Incoming::new(Duration::ZERO, Rc::default())
+    }
 
     /// Counts writes that reach the stream.
     struct Counting<S>(S, Rc<RefCell<usize>>);
@@ -183,7 +254,7 @@ mod tests {
     async fn many_flushed_writes_become_one_and_nothing_is_lost() {
         let (ours, mut theirs) = tokio::io::duplex(1 << 20);
         let writes = Rc::new(RefCell::new(0));
-        collect(Counting(ours, writes.clone()), |mut io| async move {
+        collect(Counting(ours, writes.clone()), any(), |mut io| async move {
             for n in 0..100u8 {
                 io.write_all(&[n]).await.expect("collected");
                 io.flush().await.expect("marked");
@@ -199,7 +270,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_the_buffer_waits_for_a_slow_reader_and_arrives_whole() {
         let (ours, mut theirs) = tokio::io::duplex(1 << 10);
-        let writer = collect(ours, |mut io| async move {
+        let writer = collect(ours, any(), |mut io| async move {
             io.write_all(&vec![7; 3 * BUFFER_MAX])
                 .await
                 .expect("written");

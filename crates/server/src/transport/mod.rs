@@ -4,6 +4,7 @@
 //! by its first bytes, as in etcd: the HTTP/2 preface means gRPC, everything else is HTTP/1.
 
 pub mod collect;
+pub mod pings;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -16,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::Incoming as Received;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,6 +26,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::grpc::body::Body;
+use pings::{Activity, Incoming, OpenCall};
+
+/// How long a client that was told to go may take to hang up.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What may speak on a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +50,9 @@ pub struct Options {
     /// How often an idle HTTP/2 connection is asked whether it is still there; `None` never asks.
     pub keepalive_interval: Option<Duration>,
     pub keepalive_timeout: Duration,
-    /// How long an HTTP/1 client may take to send its headers.
+    /// The shortest time between two pings of a client that has a call under way.
+    pub ping_gap_min: Duration,
+    /// How long a client may take to say what it speaks, and in HTTP/1 to send the headers of a request.
     pub header_timeout: Duration,
 }
 
@@ -53,7 +60,7 @@ pub struct Options {
 pub trait Handler: 'static {
     fn handle(
         self: Rc<Self>,
-        request: Request<Incoming>,
+        request: Request<Received>,
         speaks: Speaks,
     ) -> impl Future<Output = Response<Body>> + 'static;
 }
@@ -190,22 +197,38 @@ async fn serve<H: Handler>(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let stream = tokio::net::TcpStream::from_std(stream)?;
     let builder = protocols(options);
+    let activity = Rc::<Activity>::default();
+    let incoming = Incoming::new(options.ping_gap_min, activity.clone());
     let service = service_fn(move |request| {
+        let call = OpenCall::begin(&activity);
         let answer = handler.clone().handle(request, speaks);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move { Ok::<_, Infallible>(answer.await.map(|body| call.watch(body))) }
     });
-    let mut connection = std::pin::pin!(collect::collect(stream, |io| {
+    let mut connection = std::pin::pin!(collect::collect(stream, incoming, |io| {
         builder
             .serve_connection(TokioIo::new(io), service)
             .into_owned()
     }));
-    tokio::select! {
-        biased;
-        done = &mut connection => return done,
-        _ = stopped.wait_for(|stop| *stop) => {}
-    }
-    connection.as_mut().connection().graceful_shutdown();
-    connection.await
+    let mut undecided = std::pin::pin!(tokio::time::sleep(options.header_timeout));
+    let mut is_undecided = true;
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            done = &mut connection => break done,
+            _ = stopped.wait_for(|stop| *stop) => {
+                connection.as_mut().connection().graceful_shutdown();
+                break connection.as_mut().await;
+            }
+            () = &mut undecided, if is_undecided => {
+                if !connection.is_decided() {
+                    return Ok(());
+                }
+                is_undecided = false;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, connection.dismiss()).await;
+    outcome
 }
 
 fn protocols(options: &Options) -> auto::Builder<LocalExecutor> {
