@@ -13,6 +13,7 @@ use proto::error::{self, Code};
 use tokio::time::Sleep;
 
 use super::account::Account;
+use super::compression::Compressor;
 use super::leadership::Wish;
 use super::status::{Status, ok_trailers};
 use crate::member::Member;
@@ -57,6 +58,7 @@ pub struct Streaming {
     account: Account<Arc<Member>>,
     deadline: Option<Pin<Box<Sleep>>>,
     wish: Option<Wish>,
+    compressor: Option<Compressor>,
     is_over: bool,
 }
 
@@ -66,12 +68,14 @@ impl Streaming {
         account: Account<Arc<Member>>,
         deadline: Option<Pin<Box<Sleep>>>,
         wish: Option<Wish>,
+        compressor: Option<Compressor>,
     ) -> Self {
         Streaming {
             pieces,
             account,
             deadline,
             wish,
+            compressor,
             is_over: false,
         }
     }
@@ -83,7 +87,16 @@ impl Streaming {
         let outcome = match self.pieces.as_mut().poll_next(cx) {
             Poll::Ready(Some(Ok(piece))) => {
                 self.account.sent(piece.messages, piece.data.len());
-                return Poll::Ready(Some(Frame::data(piece.data)));
+                let Some(compressor) = &mut self.compressor else {
+                    return Poll::Ready(Some(Frame::data(piece.data)));
+                };
+                let data = compressor.add(&piece.data);
+                if data.is_empty() {
+                    // The rest of the message is the next piece.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                return Poll::Ready(Some(Frame::data(data)));
             }
             Poll::Ready(Some(Err(status))) => Err(status),
             Poll::Ready(None) => Ok(()),

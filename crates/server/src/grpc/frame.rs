@@ -12,9 +12,10 @@ use hyper::body::Incoming;
 use prost::Message;
 use proto::error::Code;
 
+use super::compression::{self, Encoding};
 use super::status::Status;
 
-const PREFIX_BYTES: usize = 5;
+pub const PREFIX_BYTES: usize = 5;
 
 /// The messages that a client sends in one call.
 pub struct Messages {
@@ -23,17 +24,19 @@ pub struct Messages {
     /// The last chunk, while nothing had to be pieced together.
     chunk: Bytes,
     bytes_max: usize,
+    encoding: Encoding,
     is_over: bool,
 }
 
 impl Messages {
-    /// `bytes_max` limits one message. etcd: `max-request-bytes` and 512 KiB.
-    pub fn new(body: Incoming, bytes_max: usize) -> Self {
+    /// `bytes_max` limits one message, compressed or not. etcd: `max-request-bytes` and 512 KiB.
+    pub fn new(body: Incoming, bytes_max: usize, encoding: Encoding) -> Self {
         Messages {
             body,
             buffer: BytesMut::new(),
             chunk: Bytes::new(),
             bytes_max,
+            encoding,
             is_over: false,
         }
     }
@@ -97,19 +100,24 @@ impl Messages {
         } else {
             &self.chunk
         };
-        let Some(length) = message_length(available, self.bytes_max)? else {
+        let Some((is_compressed, length)) = prefix(available, self.bytes_max, self.encoding)?
+        else {
             return Ok(None);
         };
         if available.len() < PREFIX_BYTES + length {
             return Ok(None);
         }
-        if self.chunk.is_empty() {
+        let message = if self.chunk.is_empty() {
             self.buffer.advance(PREFIX_BYTES);
-            Ok(Some(self.buffer.split_to(length).freeze()))
+            self.buffer.split_to(length).freeze()
         } else {
             self.chunk.advance(PREFIX_BYTES);
-            Ok(Some(self.chunk.split_to(length)))
+            self.chunk.split_to(length)
+        };
+        if is_compressed {
+            return compression::decompress(&message, self.bytes_max).map(Some);
         }
+        Ok(Some(message))
     }
 
     fn end(&self) -> Result<Option<Bytes>, Status> {
@@ -121,18 +129,22 @@ impl Messages {
     }
 }
 
-/// Length of the message whose prefix starts `data`, when the prefix is complete.
-fn message_length(data: &[u8], bytes_max: usize) -> Result<Option<usize>, Status> {
+/// Whether the message at the start of `data` is compressed, and its length, when its prefix is complete.
+fn prefix(
+    data: &[u8],
+    bytes_max: usize,
+    encoding: Encoding,
+) -> Result<Option<(bool, usize)>, Status> {
     let Some(prefix) = data.first_chunk::<PREFIX_BYTES>() else {
         return Ok(None);
     };
-    match prefix[0] {
-        0 => {}
-        1 => {
+    match (prefix[0], encoding) {
+        (0, _) | (1, Encoding::Gzip) => {}
+        (1, Encoding::Identity) => {
             let why = "grpc: compressed flag set with identity or empty encoding";
             return Err(Status::internal(why));
         }
-        flag => {
+        (flag, _) => {
             return Err(Status::internal(format!(
                 "grpc: received unexpected payload format {flag}"
             )));
@@ -143,7 +155,7 @@ fn message_length(data: &[u8], bytes_max: usize) -> Result<Option<usize>, Status
         let why = format!("grpc: received message larger than max ({length} vs. {bytes_max})");
         return Err(Status::new(Code::ResourceExhausted, why));
     }
-    Ok(Some(length))
+    Ok(Some((prefix[0] == 1, length)))
 }
 
 fn aborted(why: &hyper::Error) -> Status {
@@ -187,23 +199,31 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_limit_is_refused_before_anything_is_read() {
-        let refused = message_length(&[0, 0xff, 0xff, 0xff, 0xff], 100).expect_err("too large");
-        assert_eq!(refused.code, Code::ResourceExhausted);
-        assert_eq!(
-            refused.message,
-            "grpc: received message larger than max (4294967295 vs. 100)"
-        );
+        for flag in [0, 1] {
+            let refused = prefix(&[flag, 0xff, 0xff, 0xff, 0xff], 100, Encoding::Gzip)
+                .expect_err("too large");
+            assert_eq!(refused.code, Code::ResourceExhausted);
+            assert_eq!(
+                refused.message,
+                "grpc: received message larger than max (4294967295 vs. 100)"
+            );
+        }
     }
 
     #[test]
-    fn a_compressed_message_and_an_unknown_flag_are_refused() {
-        assert!(message_length(&[1, 0, 0, 0, 0], 100).is_err());
-        assert!(message_length(&[9, 0, 0, 0, 0], 100).is_err());
+    fn a_compressed_message_of_a_call_that_named_no_encoding_is_refused_and_so_is_an_unknown_flag()
+    {
+        let read = |flag, encoding| prefix(&[flag, 0, 0, 0, 7], 100, encoding);
+        assert!(read(1, Encoding::Identity).is_err());
+        assert_eq!(read(1, Encoding::Gzip), Ok(Some((true, 7))));
+        assert_eq!(read(0, Encoding::Gzip), Ok(Some((false, 7))));
+        assert!(read(9, Encoding::Gzip).is_err());
     }
 
     #[test]
     fn an_incomplete_prefix_waits_for_more() {
-        assert_eq!(message_length(&[0, 0, 0], 100), Ok(None));
-        assert_eq!(message_length(&[0, 0, 0, 0, 7], 100), Ok(Some(7)));
+        let read = |data| prefix(data, 100, Encoding::Identity);
+        assert_eq!(read(&[0, 0, 0]), Ok(None));
+        assert_eq!(read(&[0, 0, 0, 0, 7]), Ok(Some((false, 7))));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use proto::error;
 
+use super::compression::Encoding;
 use super::status::Status;
 
 /// The headers that matter.
@@ -12,6 +13,8 @@ use super::status::Status;
 pub struct Metadata {
     /// How long the client waits.
     pub timeout: Option<Duration>,
+    /// How messages may be compressed, those of the client and ours.
+    pub encoding: Encoding,
     /// The client wants no answer from a member without a leader.
     pub wants_leader: bool,
     /// The version of the client's library, when it tells.
@@ -26,20 +29,22 @@ impl Metadata {
     /// is not UTF-8.
     pub fn read(headers: &HeaderMap) -> Result<Self, Status> {
         let timeout = match headers.get("grpc-timeout") {
-            Some(value) => Some(timeout(value.as_bytes()).ok_or_else(|| {
-                let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                Status::internal(format!("malformed grpc-timeout: {text:?}"))
-            })?),
+            Some(value) => {
+                let text = String::from_utf8_lossy(value.as_bytes());
+                let malformed = |why| Status::internal(format!("malformed grpc-timeout: {why}"));
+                Some(timeout(&text).map_err(malformed)?)
+            }
             None => None,
         };
-        if let Some(encoding) = headers.get("grpc-encoding")
-            && encoding != "identity"
-            && !encoding.is_empty()
-        {
-            let encoding = String::from_utf8_lossy(encoding.as_bytes()).into_owned();
-            let why = format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}");
-            return Err(Status::unimplemented(why));
-        }
+        let encoding = match headers.get("grpc-encoding") {
+            Some(value) => Encoding::of(value.as_bytes()).ok_or_else(|| {
+                let name = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                Status::unimplemented(format!(
+                    "grpc: Decompressor is not installed for grpc-encoding {name:?}"
+                ))
+            })?,
+            None => Encoding::Identity,
+        };
         let client_version = match headers.get("client-api-version") {
             None => None,
             Some(value) => match std::str::from_utf8(value.as_bytes()) {
@@ -49,6 +54,7 @@ impl Metadata {
         };
         Ok(Metadata {
             timeout,
+            encoding,
             wants_leader: headers
                 .get("hasleader")
                 .is_some_and(|value| value == "true"),
@@ -57,24 +63,34 @@ impl Metadata {
     }
 }
 
-/// Up to eight digits and a unit. Source: gRPC over HTTP/2, "Timeout".
-fn timeout(text: &[u8]) -> Option<Duration> {
-    let (unit, digits) = text.split_last()?;
-    let plain = (1..=8).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-    if !plain {
-        return None;
+/// Up to eight digits and a unit, or what is wrong in grpc-go's words. Source: gRPC over HTTP/2, "Timeout".
+fn timeout(text: &str) -> Result<Duration, String> {
+    if text.len() < 2 {
+        return Err(format!("transport: timeout string is too short: {text:?}"));
     }
-    let count = digits
-        .iter()
-        .fold(0, |count, digit| count * 10 + u64::from(digit - b'0'));
-    match unit {
-        b'H' => Some(Duration::from_secs(count * 3600)),
-        b'M' => Some(Duration::from_secs(count * 60)),
-        b'S' => Some(Duration::from_secs(count)),
-        b'm' => Some(Duration::from_millis(count)),
-        b'u' => Some(Duration::from_micros(count)),
-        b'n' => Some(Duration::from_nanos(count)),
-        _ => None,
+    if text.len() > 9 {
+        return Err(format!("transport: timeout string is too long: {text:?}"));
+    }
+    let unit: fn(u64) -> Duration = match text.as_bytes()[text.len() - 1] {
+        b'H' => |count| Duration::from_secs(count * 3600),
+        b'M' => |count| Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs,
+        b'm' => Duration::from_millis,
+        b'u' => Duration::from_micros,
+        b'n' => Duration::from_nanos,
+        _ => {
+            return Err(format!(
+                "transport: timeout unit is not recognized: {text:?}"
+            ));
+        }
+    };
+    let digits = &text[..text.len() - 1];
+    // Not every number that Rust reads is one to gRPC: no sign.
+    match digits.parse() {
+        Ok(count) if digits.bytes().all(|digit| digit.is_ascii_digit()) => Ok(unit(count)),
+        _ => Err(format!(
+            "strconv.ParseUint: parsing {digits:?}: invalid syntax"
+        )),
     }
 }
 
@@ -91,24 +107,36 @@ mod tests {
 
     #[test]
     fn timeouts_are_digits_and_a_unit_and_nothing_else() {
-        assert_eq!(timeout(b"15S"), Some(Duration::from_secs(15)));
+        assert_eq!(timeout("15S"), Ok(Duration::from_secs(15)));
         assert_eq!(
-            timeout(b"99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3600))
+            timeout("99999999H"),
+            Ok(Duration::from_secs(99_999_999 * 3600))
         );
-        for wrong in ["", "S", "1", "-1S", "1s", "123456789n", "1 S"] {
-            assert_eq!(timeout(wrong.as_bytes()), None, "{wrong}");
+        for wrong in [
+            "",
+            "S",
+            "1",
+            "-1S",
+            "+1S",
+            "1s",
+            "123456789n",
+            "1 S",
+            "1\u{fc}",
+        ] {
+            assert!(timeout(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn a_compressed_call_is_refused_with_the_name_of_the_encoding() {
-        let refused = read("grpc-encoding", b"gzip").expect_err("no gzip here");
+    fn an_encoding_is_known_or_refused_by_its_name() {
+        let refused = read("grpc-encoding", b"snappy").expect_err("no snappy here");
         assert_eq!(
             refused.message,
-            "grpc: Decompressor is not installed for grpc-encoding \"gzip\""
+            "grpc: Decompressor is not installed for grpc-encoding \"snappy\""
         );
-        assert!(read("grpc-encoding", b"identity").is_ok());
+        let encoding = |name| read("grpc-encoding", name).expect("known").encoding;
+        assert_eq!(encoding(b"identity"), Encoding::Identity);
+        assert_eq!(encoding(b"gzip"), Encoding::Gzip);
     }
 
     #[test]

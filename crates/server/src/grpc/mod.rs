@@ -6,6 +6,7 @@ mod account;
 mod auth;
 pub mod body;
 mod cluster;
+mod compression;
 pub mod frame;
 mod health;
 mod keepalive;

@@ -14,6 +14,7 @@ use proto::methods::{self, Kind};
 
 use super::account::Account;
 use super::body::{Body, Streaming};
+use super::compression::{Compressor, Encoding};
 use super::frame::Messages;
 use super::metadata::Metadata;
 use super::route;
@@ -69,7 +70,8 @@ pub async fn serve(session: &Session, request: Request<Incoming>) -> Response<Bo
     member
         .metrics
         .client_request(kind, metadata.client_version.as_deref());
-    let messages = Messages::new(body, member.limits.message_bytes_max());
+    let bytes_max = member.limits.message_bytes_max();
+    let messages = Messages::new(body, bytes_max, metadata.encoding);
     if kind == Kind::Unary {
         unary(session, method, metadata, messages).await
     } else {
@@ -96,11 +98,16 @@ async fn unary(
         Ok(message) => {
             account.end(Code::Ok);
             account.sent(1, message.len());
-            answer(Body::Unary {
+            let message = match metadata.encoding {
+                Encoding::Identity => message,
+                Encoding::Gzip => Compressor::default().add(&message),
+            };
+            let body = Body::Unary {
                 message: Some(message),
                 trailers: Some(ok_trailers()),
                 _request: messages.into_rest(),
-            })
+            };
+            encoded(body, metadata.encoding)
         }
         Err(status) => {
             account.end(status.code);
@@ -129,9 +136,9 @@ async fn stream(
                 .timeout
                 .map(|timeout| Box::pin(tokio::time::sleep(timeout)));
             let wish = metadata.wants_leader.then(|| session.leadership.wish());
-            answer(Body::Stream(Box::new(Streaming::new(
-                pieces, account, deadline, wish,
-            ))))
+            let compressor = (metadata.encoding == Encoding::Gzip).then(Compressor::default);
+            let streaming = Streaming::new(pieces, account, deadline, wish, compressor);
+            encoded(Body::Stream(Box::new(streaming)), metadata.encoding)
         }
         Err(status) => {
             account.end(status.code);
@@ -181,13 +188,26 @@ fn answer(body: Body) -> Response<Body> {
     response
 }
 
+/// An answer whose messages use the encoding of the request.
+fn encoded(body: Body, encoding: Encoding) -> Response<Body> {
+    let mut response = answer(body);
+    if encoding == Encoding::Gzip {
+        let gzip = HeaderValue::from_static("gzip");
+        response.headers_mut().insert("grpc-encoding", gzip);
+    }
+    response
+}
+
 /// A call that fails before its first message: headers and trailers in one.
 fn refuse(status: Status) -> Response<Body> {
     let mut response = answer(Body::Empty);
     let headers = response.headers_mut();
     status.write_to(headers);
     if status.code == Code::Unimplemented {
-        headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+        headers.insert(
+            "grpc-accept-encoding",
+            HeaderValue::from_static("identity,gzip"),
+        );
     }
     response
 }
