@@ -1,6 +1,7 @@
 //! What lies below the calls: compressed messages, pings, deadlines. Each claim is put to real etcd as well, if it is here.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use conformance::ctl::Ctl;
 use conformance::grpc::{self, block_on};
 use conformance::need;
 use conformance::programs;
@@ -10,6 +11,7 @@ use flate2::read::{GzDecoder, GzEncoder};
 use h2::client::SendRequest;
 use prost::Message;
 use proto::etcdserverpb as pb;
+use rustix::process::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -316,6 +318,44 @@ fn a_silent_client_is_pinged_and_hung_up_on_when_it_does_not_answer() {
         assert!(pinged > 0, "answers: {answers}");
         assert_eq!(is_open, answers, "{:?}", begun.elapsed());
     }
+}
+
+#[test]
+fn etcdctl_finds_a_server_behind_a_unix_socket_by_its_path() {
+    let program = need!("unix sockets", programs::quorate());
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("client.sock");
+    let url = format!("unix://{}", socket.display());
+    let data_dir = folder.path().join("data").display().to_string();
+    let flags = [
+        format!("--data-dir={data_dir}"),
+        format!("--listen-client-urls={url},unix://localhost:1"),
+        "--advertise-client-urls=http://127.0.0.1:1".into(),
+    ];
+    let mut server = Launch::new(&program).bare().flags(flags).spawn();
+    let begun = Instant::now();
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30) && server.is_running());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for peer in ["etcd-3.5.1", "etcd-3.4"] {
+        let etcdctl = match programs::peer(peer, "etcdctl") {
+            Ok(etcdctl) => etcdctl,
+            Err(why) => {
+                conformance::suite::skip("etcdctl over unix sockets", &why);
+                continue;
+            }
+        };
+        let ctl = Ctl::new(&etcdctl, url.clone());
+        for n in 0..3 {
+            let put = ctl.run(&["put", "a", &n.to_string()]);
+            assert_eq!(put.code, 0, "{peer}: {put:?}");
+        }
+        let got = ctl.run(&["get", "a"]);
+        assert_eq!(got.out, "a\n2\n", "{peer}: {got:?}");
+    }
+    server.stop(Signal::TERM).expect("stopped");
+    assert!(!socket.exists());
 }
 
 #[test]

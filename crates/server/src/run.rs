@@ -4,7 +4,6 @@
 //! opened; then the threads start; and only when the member can serve does it accept its first connection.
 
 use std::io;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,7 +16,6 @@ use storage::datadir::{Layout, Permissions};
 use storage::disk::{Disk, OsDisk, OsDiskUnsynced};
 use storage::segments::SegmentsOptions;
 use storage::wal::{self, Identity};
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -28,6 +26,7 @@ use crate::grpc::session::Session;
 use crate::logging::{self, Level, Note};
 use crate::member::{Limits, Maintenance, Member, Settings};
 use crate::threads::{Core, Defragmenter, Inboxes, Surroundings, Threads};
+use crate::transport::listen::{Listener, SocketOptions};
 use crate::transport::{self, Speaks, Transport};
 use crate::watching::{self, Delivery, Hubs, Streams};
 
@@ -38,6 +37,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 const LAST_CHECKPOINT: Duration = Duration::from_secs(30);
 /// A version as peers and clients see it: the one we implement.
 const CLUSTER_VERSION: &str = "3.7.0";
+
+/// Where clients may come in, what they may ask there, and what the configuration calls it.
+type Listening = (Listener, Speaks, Url);
 
 /// Runs a member until a signal or a fault ends it.
 pub fn run(config: Config) -> ExitCode {
@@ -65,7 +67,7 @@ fn die_by(signal: i32) -> ExitCode {
 
 struct Running {
     runtime: tokio::runtime::Runtime,
-    listeners: Vec<(TcpListener, Speaks, Url)>,
+    listeners: Vec<Listening>,
     transport: Transport,
     threads: Threads,
     member: Arc<Member>,
@@ -111,7 +113,7 @@ impl Running {
         identity: Identity,
         booted: Booted,
         runtime: tokio::runtime::Runtime,
-        listeners: Vec<(TcpListener, Speaks, Url)>,
+        listeners: Vec<Listening>,
         files: u64,
     ) -> io::Result<Self> {
         let cores = std::thread::available_parallelism()
@@ -426,65 +428,23 @@ fn file_limit() -> Result<u64, String> {
     Ok(limit)
 }
 
-async fn bind_all(config: &Config) -> Result<Vec<(TcpListener, Speaks, Url)>, String> {
+async fn bind_all(config: &Config) -> Result<Vec<Listening>, String> {
     let urls = &config.urls;
     let clients = urls.listen_client.iter().map(|url| (url, Speaks::Both));
     let metrics = urls.listen_metrics.iter().map(|url| (url, Speaks::Metrics));
+    let options = SocketOptions {
+        reuse_port: config.socket.reuse_port,
+    };
     let mut listeners = Vec::new();
     for (url, speaks) in clients.chain(metrics) {
-        if url.is_socket() {
-            return Err(format!(
-                "listening on {url} is not available yet; give an address and a port"
-            ));
-        }
-        let listener = bind(config, url).await.map_err(|why| {
-            format!(
-                "listen tcp {}: bind: {}",
-                url.host_port(),
-                in_gos_words(&why)
-            )
-        })?;
+        let listener = Listener::bind(url, options).await?;
         listeners.push((listener, speaks, url.clone()));
     }
     Ok(listeners)
 }
 
-/// Scripts look for these words in the log.
-fn in_gos_words(why: &io::Error) -> String {
-    match why.kind() {
-        io::ErrorKind::AddrInUse => "address already in use".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        _ => why.to_string(),
-    }
-}
-
-async fn bind(config: &Config, url: &Url) -> io::Result<TcpListener> {
-    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
-    for address in tokio::net::lookup_host(url.host_port()).await? {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
-        // Go sets this on every listening socket; without it a restart would wait for old connections to fade.
-        socket.set_reuseaddr(true)?;
-        if config.socket.reuse_port {
-            socket.set_reuseport(true)?;
-        }
-        match socket.bind(address).and_then(|()| socket.listen(4096)) {
-            Ok(listener) => return Ok(listener),
-            Err(why) => last = why,
-        }
-    }
-    Err(last)
-}
-
 /// Accepts for ever. An accept that fails (too many files, a client that has gone) is tried again a little later.
-async fn accept_all(
-    listeners: &[(TcpListener, Speaks, Url)],
-    transport: &Transport,
-) -> Result<i32, String> {
+async fn accept_all(listeners: &[Listening], transport: &Transport) -> Result<i32, String> {
     let accepting = listeners
         .iter()
         .map(|(listener, speaks, _)| accept_one(listener, *speaks, transport));
@@ -492,13 +452,13 @@ async fn accept_all(
     Err("nothing is listened to".to_owned())
 }
 
-async fn accept_one(listener: &TcpListener, speaks: Speaks, transport: &Transport) {
+async fn accept_one(listener: &Listener, speaks: Speaks, transport: &Transport) {
     let mut told = Instant::now() - Duration::from_secs(60);
     loop {
         let accepted = listener
             .accept()
             .await
-            .and_then(|(stream, peer)| hand_over(stream, peer, speaks, transport));
+            .and_then(|accepted| transport.accept(accepted, speaks));
         if let Err(why) = accepted {
             if told.elapsed() > Duration::from_secs(10) {
                 tracing::warn!(error = %why, "a connection was not accepted");
@@ -507,15 +467,6 @@ async fn accept_one(listener: &TcpListener, speaks: Speaks, transport: &Transpor
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-}
-
-fn hand_over(
-    stream: tokio::net::TcpStream,
-    _peer: SocketAddr,
-    speaks: Speaks,
-    transport: &Transport,
-) -> io::Result<()> {
-    transport.accept(stream.into_std()?, speaks)
 }
 
 /// Waits until the cluster knows this member by its name and addresses, which is when etcd says that it is ready.
@@ -553,20 +504,17 @@ fn tell_identity(config: &Config, identity: Identity, is_new: bool) {
     );
 }
 
-fn tell_ready(listeners: &[(TcpListener, Speaks, Url)]) {
+fn tell_ready(listeners: &[Listening]) {
     tracing::info!("ready to serve client requests");
     for (listener, speaks, url) in listeners {
-        let address = listener.local_addr().map_or_else(
-            |_| url.host_port().to_owned(),
-            |address| address.to_string(),
-        );
         match speaks {
             Speaks::Both => tracing::info!(
                 traffic = "grpc+http",
-                address,
+                address = listener.address(),
                 "serving client traffic insecurely; this is strongly discouraged!"
             ),
-            Speaks::Metrics => tracing::info!(address, "serving metrics"),
+            // etcd tells the URL here.
+            Speaks::Metrics => tracing::info!(address = %url, "serving metrics"),
         }
     }
     if let Err(why) = notify_manager() {

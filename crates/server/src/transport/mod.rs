@@ -3,13 +3,14 @@
 //! A connection lives on one thread for good, so nothing about it is shared or locked. Which protocol it speaks is told
 //! by its first bytes, as in etcd: the HTTP/2 preface means gRPC, everything else is HTTP/1.
 
+mod authority;
 pub mod collect;
+pub mod listen;
 pub mod pings;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::grpc::body::Body;
+use listen::Accepted;
 use pings::{Activity, Incoming, OpenCall};
 
 /// How long a client that was told to go may take to hang up.
@@ -67,15 +69,15 @@ pub trait Handler: 'static {
 
 /// The threads that serve connections.
 pub struct Transport {
-    threads: Vec<(mpsc::UnboundedSender<Accepted>, JoinHandle<()>)>,
+    threads: Vec<(mpsc::UnboundedSender<Connection>, JoinHandle<()>)>,
     next: AtomicUsize,
     open: Arc<AtomicUsize>,
     connections_max: usize,
     stop: watch::Sender<bool>,
 }
 
-struct Accepted {
-    stream: TcpStream,
+struct Connection {
+    accepted: Accepted,
     speaks: Speaks,
     open: OpenGuard,
 }
@@ -126,7 +128,7 @@ impl Transport {
     }
 
     /// Hands a fresh connection to the next thread, or closes it when there are too many.
-    pub fn accept(&self, stream: TcpStream, speaks: Speaks) -> io::Result<()> {
+    pub fn accept(&self, accepted: Accepted, speaks: Speaks) -> io::Result<()> {
         let open = OpenGuard(self.open.clone());
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             return Err(io::Error::other(format!(
@@ -134,13 +136,11 @@ impl Transport {
                 self.connections_max
             )));
         }
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len();
         self.threads[turn]
             .0
-            .send(Accepted {
-                stream,
+            .send(Connection {
+                accepted,
                 speaks,
                 open,
             })
@@ -168,34 +168,34 @@ impl Transport {
 
 /// Serves connections until no more can come, which is when the transport is stopped.
 async fn accept_all<H: Handler>(
-    mut accepted: mpsc::UnboundedReceiver<Accepted>,
+    mut connections: mpsc::UnboundedReceiver<Connection>,
     options: Options,
     handler: Rc<H>,
     stopped: watch::Receiver<bool>,
 ) {
-    while let Some(Accepted {
-        stream,
+    while let Some(Connection {
+        accepted,
         speaks,
         open,
-    }) = accepted.recv().await
+    }) = connections.recv().await
     {
         let (options, handler, stopped) = (options.clone(), handler.clone(), stopped.clone());
         tokio::task::spawn_local(async move {
             // A connection that ends with an error has told its client, or has none to tell.
-            let _ = serve(stream, speaks, &options, handler, stopped).await;
+            let _ = serve(accepted, speaks, &options, handler, stopped).await;
             drop(open);
         });
     }
 }
 
 async fn serve<H: Handler>(
-    stream: TcpStream,
+    accepted: Accepted,
     speaks: Speaks,
     options: &Options,
     handler: Rc<H>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let stream = tokio::net::TcpStream::from_std(stream)?;
+    let stream = accepted.into_stream()?;
     let builder = protocols(options);
     let activity = Rc::<Activity>::default();
     let incoming = Incoming::new(options.ping_gap_min, activity.clone());
