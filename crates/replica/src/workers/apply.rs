@@ -119,6 +119,10 @@ impl ApplyWorker {
                 }
             }
         }
+        // A compaction that left nothing to take away is complete as it is; no pass will come by and say so.
+        if !self.state.needs_maintenance() {
+            answers.append(&mut self.physical);
+        }
         (done.index, done.term) = self.state.applied();
         let view = self.state.view();
         done.revision = view.revision();

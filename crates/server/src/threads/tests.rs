@@ -201,3 +201,24 @@ fn what_comes_after_the_end_is_told_that_the_member_has_stopped() {
         "nobody is left to do it"
     );
 }
+
+#[test]
+fn a_physical_compaction_is_answered_even_if_it_has_nothing_to_take_away() {
+    let running = start(1);
+    let compact = |revision| pb::InternalRaftRequest {
+        compaction: Some(pb::CompactionRequest {
+            revision,
+            physical: true,
+        }),
+        ..Default::default()
+    };
+    for (number, key) in ["a", "b", "a"].into_iter().enumerate() {
+        call(&running, 0, number as u64, put(key));
+    }
+    // The first of them drops nothing, the second the first version of `a`.
+    for (number, revision) in [(3, 2), (4, 4)] {
+        let answered = call(&running, 0, number, compact(revision));
+        assert!(answered.outcome.is_ok(), "{answered:?}");
+    }
+    running.threads.stop(PATIENCE);
+}
