@@ -13,6 +13,7 @@ pub mod inbox;
 pub mod logging;
 pub mod long_calls;
 pub mod member;
+pub mod metered;
 pub mod metrics;
 pub mod run;
 pub mod threads;

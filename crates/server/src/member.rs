@@ -44,6 +44,12 @@ pub struct Settings {
     pub host_whitelist: Vec<String>,
     /// Origins that browsers may come from. Empty, or with `*`: any.
     pub cors: Vec<String>,
+    /// Whether the time that calls take is counted by method.
+    pub extensive: bool,
+    /// Batches and ranges that take longer are logged.
+    pub warning_apply: Duration,
+    /// So are unary calls.
+    pub warning_unary_request: Duration,
     /// The whole configuration as `/debug/vars` shows it.
     pub command_line: Vec<String>,
 }
@@ -55,6 +61,9 @@ impl Default for Settings {
             election_timeout: Duration::from_secs(1),
             host_whitelist: Vec::new(),
             cors: Vec::new(),
+            extensive: false,
+            warning_apply: Duration::from_millis(100),
+            warning_unary_request: Duration::from_millis(300),
             command_line: Vec::new(),
         }
     }

@@ -25,6 +25,7 @@ use crate::grpc::Service;
 use crate::grpc::session::Session;
 use crate::logging::{self, Level, Note};
 use crate::member::{Limits, Maintenance, Member, Settings};
+use crate::metered::MeteredDisk;
 use crate::threads::{Core, Defragmenter, Inboxes, Surroundings, Threads};
 use crate::transport::listen::{Listener, SocketOptions};
 use crate::transport::{self, Speaks, Transport};
@@ -91,6 +92,7 @@ impl Running {
         } else {
             Arc::new(OsDisk)
         };
+        let disk: Arc<dyn Disk> = Arc::new(MeteredDisk(disk));
         let is_new = !config.data_dir.join("member").exists();
         if is_new {
             let mistakes = config.check_bootstrap(&config::resolve);
@@ -360,6 +362,9 @@ fn settings(config: &Config) -> Settings {
         election_timeout: Duration::from_millis(config.raft.election_ms),
         host_whitelist: config.host_whitelist.clone(),
         cors: config.cors.clone(),
+        extensive: config.monitoring.extensive,
+        warning_apply: config.monitoring.warning_apply,
+        warning_unary_request: config.monitoring.warning_unary_request,
         command_line: std::env::args().collect(),
     }
 }

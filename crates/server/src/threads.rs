@@ -43,6 +43,7 @@ use tokio::sync::oneshot;
 use crate::calls::Mailbox;
 use crate::inbox::Inbox;
 use crate::member::Member;
+use crate::metered::{self, Spent};
 
 use apply::{Applier, ApplyDesk, ApplyInput, HubFeed, Todo};
 use desk::Decider;
@@ -177,7 +178,7 @@ impl Threads {
         };
 
         let mut hubs = Vec::new();
-        for inbox in inboxes.hubs {
+        for (number, inbox) in inboxes.hubs.into_iter().enumerate() {
             hubs.push(HubFeed {
                 inbox: inbox.clone(),
                 missed: None,
@@ -185,9 +186,10 @@ impl Threads {
             });
             let hub = Hub::new(around.watch_limits.clone(), view.clone());
             let sink = around.watch_sink.clone();
-            let alarm = alarm.clone();
+            let (alarm, member) = (alarm.clone(), around.member.clone());
             threads.spawn("watch", move || {
-                run_hub(hub, &inbox, &sink, &alarm, clock);
+                let tell = |stats| member.metrics.set_watch_stats(number, stats);
+                run_hub(hub, &inbox, &sink, &alarm, clock, tell);
                 inbox.close();
             })?;
         }
@@ -204,14 +206,17 @@ impl Threads {
         let applying = apply_desk.clone();
         threads.spawn("apply", move || applying.run())?;
         let (stored, store_alarm) = (apply_desk.clone(), alarm.clone());
+        let member = around.member.clone();
         threads.spawn("store", move || {
-            run_store(store, &store_inbox, &stored, &store_alarm)
+            let tell = |took| member.metrics.backend_commit.observe(took);
+            run_store(store, &store_inbox, &stored, &store_alarm, tell)
         })?;
         let log = LogThread {
             log,
             inbox: log_inbox.clone(),
             spares: spare_sender,
             replica: desk.clone(),
+            member: around.member.clone(),
             alarm: alarm.clone(),
         };
         threads.spawn("log", move || log.run())?;
@@ -291,6 +296,7 @@ struct LogThread {
     inbox: Arc<Inbox<LogInput>>,
     spares: Sender<SpareJob>,
     replica: Arc<Desk>,
+    member: Arc<Member>,
     alarm: Alarm,
 }
 
@@ -323,7 +329,10 @@ impl LogThread {
                 }
             }
             let began = Instant::now();
-            match self.log.run(jobs)? {
+            metered::take_spent();
+            let outcome = self.log.run(jobs)?;
+            self.count(metered::take_spent());
+            match outcome {
                 None if !is_reported => {
                     tracing::error!(
                         "the disk is full: writes wait until there is room; reads go on"
@@ -354,6 +363,17 @@ impl LogThread {
             }
         }
     }
+
+    fn count(&self, spent: Spent) {
+        let metrics = &self.member.metrics;
+        if spent.writes > 0 {
+            metrics.wal_write.observe(spent.writing);
+            metrics.wal_write_bytes.add(spent.written_bytes);
+        }
+        if spent.syncs > 0 {
+            metrics.wal_fsync.observe(spent.syncing);
+        }
+    }
 }
 
 /// Source of the threshold and the text: upstream `wal.warnSyncDuration`.
@@ -375,8 +395,15 @@ fn prepare_spares(jobs: &Receiver<SpareJob>, log: &Inbox<LogInput>) {
 }
 
 /// Writes to disk what the apply thread hands over, one job at a time.
-fn run_store(mut store: StoreWorker, jobs: &Receiver<StoreJob>, apply: &ApplyDesk, alarm: &Alarm) {
+fn run_store(
+    mut store: StoreWorker,
+    jobs: &Receiver<StoreJob>,
+    apply: &ApplyDesk,
+    alarm: &Alarm,
+    committed: impl Fn(Duration),
+) {
     for mut job in jobs {
+        let began = Instant::now();
         let mut is_reported = false;
         let done = loop {
             match store.run(job) {
@@ -395,8 +422,12 @@ fn run_store(mut store: StoreWorker, jobs: &Receiver<StoreJob>, apply: &ApplyDes
                 }
             }
         };
-        if let StoreDone::RewriteAbandoned(fault) = &done {
-            tracing::warn!(error = %fault, "no room to rewrite a segment; it stays as it is");
+        match &done {
+            StoreDone::Checkpoint(_) => committed(began.elapsed()),
+            StoreDone::Rewrite(_) => {}
+            StoreDone::RewriteAbandoned(fault) => {
+                tracing::warn!(error = %fault, "no room to rewrite a segment; it stays as it is");
+            }
         }
         apply.tell(ApplyInput::Stored(done));
     }
@@ -409,11 +440,13 @@ fn run_hub(
     sink: &WatchSink,
     alarm: &Alarm,
     clock: Instant,
+    tell: impl Fn(watch::Stats),
 ) {
     let mut effects = Vec::new();
     let mut wants_turn = false;
     loop {
         if !wants_turn {
+            tell(hub.stats());
             let deadline = hub.next_deadline();
             inbox.wait(deadline.map(|at| clock + Duration::from_micros(at.monotonic_us)));
         }

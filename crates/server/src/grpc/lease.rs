@@ -1,5 +1,7 @@
 //! `etcdserverpb.Lease`, all but keeping alive.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proto::etcdserverpb as pb;
 use replica::{Reply, Request};
@@ -23,7 +25,10 @@ pub async fn grant(session: &Session, mut request: pb::LeaseGrantRequest) -> Res
     match session.response(request).await? {
         Response::LeaseGrant(mut response) => {
             session.member.complete(&mut response.header);
-            session.member.metrics.leases_granted.inc();
+            let metrics = &session.member.metrics;
+            metrics.leases_granted.inc();
+            let ttl_s = u64::try_from(response.ttl).unwrap_or(0);
+            metrics.lease_ttls.observe(Duration::from_secs(ttl_s));
             Ok(frame::encode(&response))
         }
         other => Err(unexpected(&other)),

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use proto::error;
@@ -14,6 +15,9 @@ use super::status::Status;
 use crate::calls::{self, Calls};
 use crate::member::Member;
 use crate::watching::{self, Streams};
+
+/// A linearizable read that waits longer than this is counted as slow.
+const SLOW_READ: Duration = Duration::from_secs(1);
 
 /// One connection thread's access to the member.
 #[derive(Clone)]
@@ -71,7 +75,8 @@ impl Session {
         if data.len() > self.member.limits.request_bytes_max {
             return Err(Status::from(&error::REQUEST_TOO_LARGE));
         }
-        match self.ask(Request::Propose { id, data }).await? {
+        let answer = self.ask(Request::Propose { id, data }).await;
+        match answer.inspect_err(|_| self.member.metrics.proposals_failed.inc())? {
             Reply::Applied(applied) => Ok(applied),
             other => Err(Status::internal(format!(
                 "a proposal was answered with {other:?}"
@@ -88,7 +93,13 @@ impl Session {
     /// A view that holds everything acknowledged before the call, or for a serializable read any recent one.
     pub async fn view(&self, serializable: bool) -> Result<Arc<ReadView>, Status> {
         if !serializable && !self.member.raft.reads_are_local() {
-            self.ask(Request::ReadBarrier).await?;
+            let metrics = &self.member.metrics;
+            let begun = Instant::now();
+            let ready = self.ask(Request::ReadBarrier).await;
+            if begun.elapsed() > SLOW_READ {
+                metrics.slow_read_indexes.inc();
+            }
+            ready.inspect_err(|_| metrics.read_indexes_failed.inc())?;
         }
         Ok(self.member.view.load_full())
     }

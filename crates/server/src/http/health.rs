@@ -93,13 +93,21 @@ fn checks(path: &str) -> Option<(Vec<&'static str>, bool)> {
 /// Runs the checks of a path.
 pub async fn check(session: &Session, path: &str, query: &Query) -> Response<Body> {
     let (names, is_all) = checks(path).unwrap_or_default();
+    let kind = if path.starts_with("/livez") {
+        "livez"
+    } else {
+        "readyz"
+    };
     let mut lines = String::new();
     let mut is_well = true;
     for name in names {
         if is_all && query.includes("exclude", name) {
             continue;
         }
-        match run(session, name).await {
+        let outcome = run(session, name).await;
+        let metrics = &session.member.metrics;
+        metrics.checked(kind, name, outcome.is_ok());
+        match outcome {
             Ok(()) => lines += &format!("[+]{name} ok\n"),
             Err(why) => {
                 is_well = false;

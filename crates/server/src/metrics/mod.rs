@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::time::Duration;
 
+use prost::Message;
 use proto::error::Code;
 use proto::methods::{self, Kind};
+use proto::mvccpb::KeyValue;
 use replica::watch::Stats;
 use state::{Event, EventKind};
 
@@ -53,11 +55,11 @@ impl Gauge {
     }
 }
 
-/// Counts of durations by upper bounds that double.
+/// Counts of durations by upper bounds.
 #[derive(Debug)]
 pub struct Histogram {
-    /// The first bound, in seconds.
-    first: f64,
+    /// Ascending, in seconds.
+    bounds: Box<[f64]>,
     /// One for each bound, and one for what lies above the last.
     counts: Box<[AtomicU64]>,
     sum_ns: AtomicU64,
@@ -66,26 +68,31 @@ pub struct Histogram {
 impl Histogram {
     /// `count` bounds: `first`, twice that, and so on, in seconds.
     pub fn new(first: f64, count: usize) -> Self {
+        let bounds = std::iter::successors(Some(first), |bound| Some(bound * 2.0));
+        Histogram::with_bounds(&bounds.take(count).collect::<Vec<f64>>())
+    }
+
+    fn with_bounds(bounds: &[f64]) -> Self {
         Histogram {
-            first,
-            counts: (0..=count).map(|_| AtomicU64::new(0)).collect(),
+            bounds: bounds.into(),
+            counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
             sum_ns: AtomicU64::new(0),
         }
     }
 
     pub fn observe(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
-        let mut bound = self.first;
-        let mut bucket = 0;
-        while bucket + 1 < self.counts.len() && seconds > bound {
-            bound *= 2.0;
-            bucket += 1;
-        }
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        let bucket = self.bounds.iter().take_while(|bound| seconds > **bound);
+        self.counts[bucket.count()].fetch_add(1, Ordering::Relaxed);
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 }
+
+/// Bounds of the time that calls take. Source: the defaults of Prometheus' Go client.
+const HANDLING_BOUNDS: [f64; 11] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 
 /// What is counted of one gRPC method. On cache lines of its own: other threads count other methods.
 #[derive(Debug)]
@@ -96,6 +103,8 @@ pub struct MethodMetrics {
     pub sent: Counter,
     /// By number of the code.
     handled: [Counter; Code::ALL.len()],
+    /// How long calls took. Counted and shown with `--metrics=extensive` only.
+    pub handling: Histogram,
 }
 
 impl MethodMetrics {
@@ -105,6 +114,7 @@ impl MethodMetrics {
             received: Counter::default(),
             sent: Counter::default(),
             handled: std::array::from_fn(|_| Counter::default()),
+            handling: Histogram::with_bounds(&HANDLING_BOUNDS),
         }
     }
 
@@ -125,7 +135,10 @@ pub struct Metrics {
 
     /// etcd's `mvcc` counters of operations.
     pub ranges: Counter,
+    pub range_durations: Histogram,
     pub puts: Counter,
+    /// Bytes of their keys and values.
+    pub put_bytes: Counter,
     pub deletes: Counter,
     pub txns: Counter,
 
@@ -137,15 +150,19 @@ pub struct Metrics {
     pub heartbeat_send_failures: Counter,
 
     pub leases_granted: Counter,
+    /// What clients asked for, in seconds.
+    pub lease_ttls: Histogram,
     pub leases_revoked: Counter,
     pub leases_renewed: Counter,
     pub leases_expired: Counter,
 
     pub health_success: Counter,
     pub health_failures: Counter,
+    checks: Mutex<BTreeMap<(&'static str, &'static str), Check>>,
+    /// Pages of metrics served.
+    pub pages: Counter,
 
-    pub compacted_keys: Counter,
-    /// Unix time in seconds of the last compaction.
+    /// Unix time in seconds at which the last compaction was done with.
     pub compaction_last: Gauge,
 
     pub wal_fsync: Histogram,
@@ -171,7 +188,9 @@ impl Default for Metrics {
             grpc_sent_bytes: Counter::default(),
             clients: Clients::default(),
             ranges: Counter::default(),
+            range_durations: Histogram::new(0.0001, 20),
             puts: Counter::default(),
+            put_bytes: Counter::default(),
             deletes: Counter::default(),
             txns: Counter::default(),
             proposals_failed: Counter::default(),
@@ -180,12 +199,14 @@ impl Default for Metrics {
             slow_read_indexes: Counter::default(),
             heartbeat_send_failures: Counter::default(),
             leases_granted: Counter::default(),
+            lease_ttls: Histogram::new(1.0, 24),
             leases_revoked: Counter::default(),
             leases_renewed: Counter::default(),
             leases_expired: Counter::default(),
             health_success: Counter::default(),
             health_failures: Counter::default(),
-            compacted_keys: Counter::default(),
+            checks: Mutex::default(),
+            pages: Counter::default(),
             compaction_last: Gauge::default(),
             wal_fsync: milliseconds(),
             wal_write: milliseconds(),
@@ -214,9 +235,31 @@ impl Metrics {
             .filter(several)
             .filter(|pair| pair[0].revision.sub == 0)
             .count();
+        let put_bytes = |event: &Event| {
+            let value = KeyValue::decode(event.kv.clone()).map_or(0, |kv| kv.value.len());
+            (event.key.len() + value) as u64
+        };
+        let puts_only = |event: &&Event| event.kind == EventKind::Put;
+        self.put_bytes
+            .add(events.iter().filter(puts_only).map(put_bytes).sum());
         self.puts.add(puts as u64);
         self.deletes.add((events.len() - puts) as u64);
         self.txns.add(txns as u64);
+    }
+
+    /// Notes how one of the checks of `/livez` or `/readyz` has come out.
+    pub fn checked(&self, kind: &'static str, name: &'static str, is_well: bool) {
+        let mut checks = self
+            .checks
+            .lock()
+            .expect("no thread panics while it holds the checks");
+        let check = checks.entry((kind, name)).or_default();
+        check.is_well = is_well;
+        if is_well {
+            check.successes += 1;
+        } else {
+            check.errors += 1;
+        }
     }
 
     /// Notes what a hub counts. Its thread calls this now and then.
@@ -247,6 +290,15 @@ impl Metrics {
     pub fn client_request(&self, kind: Kind, version: Option<&str>) {
         self.clients.count(kind, version.unwrap_or("unknown"));
     }
+}
+
+/// How a health check came out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Check {
+    /// The last time.
+    is_well: bool,
+    successes: u64,
+    errors: u64,
 }
 
 /// Distinct client versions that are told apart; clients choose the text, so there must be an end to it.
@@ -323,7 +375,13 @@ mod tests {
             revision: Revision { main, sub },
             kind,
             key: "k".into(),
-            kv: "kv".into(),
+            kv: KeyValue {
+                key: "k".into(),
+                value: "value".into(),
+                ..Default::default()
+            }
+            .encode_to_vec()
+            .into(),
         };
         let metrics = Metrics::default();
         metrics.applied(&[
@@ -334,6 +392,7 @@ mod tests {
             event(4, 0, EventKind::Delete),
         ]);
         assert_eq!(metrics.puts.get(), 3);
+        assert_eq!(metrics.put_bytes.get(), 3 * 6);
         assert_eq!(metrics.deletes.get(), 2);
         assert_eq!(metrics.txns.get(), 1);
     }

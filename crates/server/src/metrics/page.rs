@@ -18,8 +18,14 @@ pub fn page(member: &Member) -> String {
     store(&mut page, member);
     watch_and_lease(&mut page, member);
     disk(&mut page, member);
-    grpc(&mut page, &member.metrics);
+    grpc(&mut page, member);
     process(&mut page);
+    let name = "promhttp_metric_handler_requests_total";
+    page.head(name, "counter", "Pages like this, by status.");
+    for (code, count) in [("200", member.metrics.pages.get()), ("500", 0), ("503", 0)] {
+        page.line(name, &format!("{{code=\"{code}\"}}"), count);
+    }
+    member.metrics.pages.inc();
     page.0
 }
 
@@ -97,6 +103,7 @@ fn server(page: &mut Page, member: &Member) {
         "Failed health checks.",
         &metrics.health_failures,
     );
+    checks(page, metrics);
     page.gauge(
         "etcd_server_quota_backend_bytes",
         "The quota of the store.",
@@ -137,7 +144,7 @@ fn server(page: &mut Page, member: &Member) {
         1,
     );
     if let Some(version) = view.cluster_version().version {
-        let version = version.minor_only().to_string();
+        let version = format!("{}.{}", version.major, version.minor);
         page.labelled(
             "etcd_cluster_version",
             "gauge",
@@ -171,6 +178,35 @@ fn server(page: &mut Page, member: &Member) {
     );
 }
 
+/// Those that were asked for so far.
+fn checks(page: &mut Page, metrics: &Metrics) {
+    let checks = metrics
+        .checks
+        .lock()
+        .expect("no thread panics while it holds the checks")
+        .clone();
+    page.head(
+        "etcd_server_healthcheck",
+        "gauge",
+        "Whether a check of /livez or /readyz came out well.",
+    );
+    for ((kind, name), check) in &checks {
+        let labels = format!("{{name=\"{name}\",type=\"{kind}\"}}");
+        page.line("etcd_server_healthcheck", &labels, u8::from(check.is_well));
+    }
+    page.head(
+        "etcd_server_healthchecks_total",
+        "counter",
+        "Checks of /livez and /readyz.",
+    );
+    for ((kind, name), check) in &checks {
+        for (status, count) in [("error", check.errors), ("success", check.successes)] {
+            let labels = format!("{{name=\"{name}\",status=\"{status}\",type=\"{kind}\"}}");
+            page.line("etcd_server_healthchecks_total", &labels, count);
+        }
+    }
+}
+
 fn store(page: &mut Page, member: &Member) {
     let (metrics, view) = (&member.metrics, member.view.load());
     page.gauge(
@@ -189,6 +225,16 @@ fn store(page: &mut Page, member: &Member) {
         0,
     );
     page.counter("etcd_mvcc_range_total", "Ranges.", &metrics.ranges);
+    page.head(
+        "etcd_server_range_duration_seconds",
+        "histogram",
+        "Time that ranges took.",
+    );
+    page.buckets(
+        "etcd_server_range_duration_seconds",
+        "success=\"true\"",
+        &metrics.range_durations,
+    );
     page.counter("etcd_mvcc_put_total", "Puts.", &metrics.puts);
     page.counter(
         "etcd_mvcc_delete_total",
@@ -223,13 +269,8 @@ fn store(page: &mut Page, member: &Member) {
     );
     page.gauge(
         "etcd_debugging_mvcc_total_put_size_in_bytes",
-        "Bytes put.",
-        view.file_bytes(),
-    );
-    page.counter(
-        "etcd_debugging_mvcc_db_compaction_keys_total",
-        "Versions dropped.",
-        &metrics.compacted_keys,
+        "Bytes of keys and values put.",
+        metrics.put_bytes.get(),
     );
     page.gauge(
         "etcd_debugging_mvcc_db_compaction_last",
@@ -289,6 +330,11 @@ fn watch_and_lease(page: &mut Page, member: &Member) {
         "Leases granted.",
         &metrics.leases_granted,
     );
+    page.histogram(
+        "etcd_debugging_lease_ttl_total",
+        "Seconds that leases were granted for.",
+        &metrics.lease_ttls,
+    );
     page.counter(
         "etcd_debugging_lease_revoked_total",
         "Leases revoked.",
@@ -345,7 +391,8 @@ fn disk(page: &mut Page, member: &Member) {
     );
 }
 
-fn grpc(page: &mut Page, metrics: &Metrics) {
+fn grpc(page: &mut Page, member: &Member) {
+    let metrics = &member.metrics;
     let rows = || methods::ALL.iter().zip(&metrics.methods);
     let each = |page: &mut Page, name: &str, help: &str, count: fn(&MethodMetrics) -> &Counter| {
         page.head(name, "counter", help);
@@ -378,6 +425,19 @@ fn grpc(page: &mut Page, metrics: &Metrics) {
             );
         }
     }
+    if member.settings().extensive {
+        grpc_durations(page, metrics);
+    }
+}
+
+/// How long calls take, by method.
+fn grpc_durations(page: &mut Page, metrics: &Metrics) {
+    let name = "grpc_server_handling_seconds";
+    page.head(name, "histogram", "Time that calls took.");
+    for (method, metrics) in methods::ALL.iter().zip(&metrics.methods) {
+        let labels = labels(method, None);
+        page.buckets(name, labels.trim_matches(['{', '}']), &metrics.handling);
+    }
 }
 
 fn process(page: &mut Page) {
@@ -400,6 +460,21 @@ fn process(page: &mut Page) {
         "process_start_time_seconds",
         "Start in Unix time.",
         process.started_s,
+    );
+    page.gauge(
+        "process_virtual_memory_max_bytes",
+        "Address space that there may be.",
+        process.virtual_bytes_max,
+    );
+    page.counter_value(
+        "process_network_receive_bytes_total",
+        "Bytes received by this machine.",
+        process.received_bytes,
+    );
+    page.counter_value(
+        "process_network_transmit_bytes_total",
+        "Bytes sent by this machine.",
+        process.sent_bytes,
     );
     page.gauge("process_threads", "Threads.", process.threads);
     page.head("process_cpu_seconds_total", "counter", "Processor time.");
@@ -453,22 +528,27 @@ impl Page {
 
     fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
         self.head(name, "histogram", help);
+        self.buckets(name, "", histogram);
+    }
+
+    /// One histogram of those that share a name, told apart by `labels`.
+    fn buckets(&mut self, name: &str, labels: &str, histogram: &Histogram) {
         let bucket = format!("{name}_bucket");
-        let (mut bound, mut sum) = (histogram.first, 0);
-        let (last, bounded) = histogram
-            .counts
-            .split_last()
-            .expect("a histogram has a bucket without bound");
-        for count in bounded {
+        let comma = if labels.is_empty() { "" } else { "," };
+        let mut sum = 0;
+        let bounds = histogram.bounds.iter().map(|bound| go_float(*bound));
+        let bounds = bounds.chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(&histogram.counts) {
             sum += count.load(Ordering::Relaxed);
-            self.line(&bucket, &format!("{{le=\"{}\"}}", short(bound)), sum);
-            bound *= 2.0;
+            self.line(&bucket, &format!("{{{labels}{comma}le=\"{bound}\"}}"), sum);
         }
-        sum += last.load(Ordering::Relaxed);
-        self.line(&bucket, "{le=\"+Inf\"}", sum);
+        let labels = match labels {
+            "" => String::new(),
+            labels => format!("{{{labels}}}"),
+        };
         let seconds = histogram.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
-        self.line(&format!("{name}_sum"), "", seconds);
-        self.line(&format!("{name}_count"), "", sum);
+        self.line(&format!("{name}_sum"), &labels, seconds);
+        self.line(&format!("{name}_count"), &labels, sum);
     }
 
     fn head(&mut self, name: &str, kind: &str, help: &str) {
@@ -480,9 +560,17 @@ impl Page {
     }
 }
 
-/// A bound without what binary fractions add to it.
-fn short(bound: f64) -> f64 {
-    (bound * 1e6).round() / 1e6
+/// A number as Go writes it, without what binary fractions add to it.
+fn go_float(number: f64) -> String {
+    let number = (number * 1e6).round() / 1e6;
+    if number < 1e6 {
+        return number.to_string();
+    }
+    let text = format!("{number:e}");
+    match text.split_once('e') {
+        Some((digits, exponent)) => format!("{digits}e+{exponent:0>2}"),
+        None => text,
+    }
 }
 
 #[cfg(test)]
@@ -502,6 +590,13 @@ mod tests {
             "# HELP h help\n# TYPE h histogram\nh_bucket{le=\"0.001\"} 0\nh_bucket{le=\"0.002\"} 1\n\
              h_bucket{le=\"0.004\"} 1\nh_bucket{le=\"+Inf\"} 2\nh_sum 5.0015\nh_count 2\n"
         );
+    }
+
+    #[test]
+    fn large_bounds_are_written_as_go_writes_them() {
+        assert_eq!(go_float(524_288.0), "524288");
+        assert_eq!(go_float(1_048_576.0), "1.048576e+06");
+        assert_eq!(go_float(0.0001 * 8.0), "0.0008");
     }
 
     #[test]

@@ -28,6 +28,11 @@ pub(super) struct Process {
     /// Unix time.
     pub started_s: f64,
     pub threads: u64,
+    /// Limit of the address space.
+    pub virtual_bytes_max: u64,
+    /// Bytes that this machine has received and sent.
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
 }
 
 impl Process {
@@ -40,7 +45,15 @@ impl Process {
             .unwrap_or(0.0);
         let ticks_per_s = rustix::param::clock_ticks_per_second() as f64;
         let page_bytes = rustix::param::page_size() as u64;
-        parse(&read("/proc/self/stat"), boot_s, ticks_per_s, page_bytes).unwrap_or_default()
+        let process = parse(&read("/proc/self/stat"), boot_s, ticks_per_s, page_bytes);
+        let limit = rustix::process::getrlimit(rustix::process::Resource::As);
+        let network = read("/proc/self/net/netstat");
+        Process {
+            virtual_bytes_max: limit.current.unwrap_or(u64::MAX),
+            received_bytes: network_count(&network, "InOctets").unwrap_or(0),
+            sent_bytes: network_count(&network, "OutOctets").unwrap_or(0),
+            ..process.unwrap_or_default()
+        }
     }
 }
 
@@ -57,7 +70,18 @@ fn parse(stat: &str, boot_s: f64, ticks_per_s: f64, page_bytes: u64) -> Option<P
         started_s: boot_s + number(22)? as f64 / ticks_per_s,
         virtual_bytes: number(23)?,
         resident_bytes: number(24)? * page_bytes,
+        ..Process::default()
     })
+}
+
+/// A number of the second line of `IpExt:` in `/proc/PID/net/netstat`, under its name in the first.
+fn network_count(netstat: &str, name: &str) -> Option<u64> {
+    let mut lines = netstat
+        .lines()
+        .filter_map(|line| line.strip_prefix("IpExt:"));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let at = names.split_whitespace().position(|known| known == name)?;
+    numbers.split_whitespace().nth(at)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -75,8 +99,17 @@ mod tests {
                 virtual_bytes: 8192,
                 cpu_s: 2.0,
                 started_s: 110.0,
-                threads: 9
+                threads: 9,
+                ..Process::default()
             }
         );
+    }
+
+    #[test]
+    fn counts_of_the_network_are_found_by_their_names() {
+        let netstat = "TcpExt: A B\nTcpExt: 1 2\nIpExt: X InOctets OutOctets\nIpExt: 3 40 50\n";
+        assert_eq!(network_count(netstat, "InOctets"), Some(40));
+        assert_eq!(network_count(netstat, "OutOctets"), Some(50));
+        assert_eq!(network_count("", "OutOctets"), None);
     }
 }

@@ -4,6 +4,7 @@
 //! why, and for the rule that keeps the order.
 
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 use replica::watch;
@@ -225,7 +226,11 @@ impl Applier {
     /// lets waiting reads go on. The hubs come last, because callers wait and watchers wait for others: what a caller then asks of a
     /// hub names the revision it knows of, and the hub waits for that.
     fn apply_batch(&mut self, jobs: Vec<ApplyJob>) -> Result<ApplyDone, Fault> {
+        let began = Instant::now();
+        let entries: usize = jobs.iter().map(|job| job.entries.len()).sum();
         let output = self.apply.apply(jobs)?;
+        self.warn_if_slow(began, entries);
+        self.member.metrics.applied(&output.published.events);
         self.publish_view(&output.published);
         self.answer(output.answers);
         for hub in &mut self.hubs {
@@ -233,6 +238,21 @@ impl Applier {
         }
         self.todo.is_sweeping = self.apply.state().needs_maintenance();
         Ok(output.done)
+    }
+
+    /// Source of the text and the names: upstream `server/etcdserver/txn/util.go`.
+    fn warn_if_slow(&self, began: Instant, entries: usize) {
+        let (took, expected) = (began.elapsed(), self.member.settings().warning_apply);
+        if took > expected {
+            self.member.metrics.slow_applies.inc();
+            tracing::warn!(
+                took = format!("{took:?}"),
+                "expected-duration" = format!("{expected:?}"),
+                prefix = "",
+                entries,
+                "apply request took too long"
+            );
+        }
     }
 
     fn publish_view(&self, published: &Published) {
@@ -253,6 +273,9 @@ impl Applier {
         if !swept.more {
             // Files have changed, keys have not: readers get the new view, watchers need not hear of it.
             self.publish_view(&self.apply.published());
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let now_s = now.map_or(0, |now| now.as_secs());
+            self.member.metrics.compaction_last.set(now_s);
             self.answer(swept.answers);
         }
     }

@@ -136,7 +136,7 @@ pub(super) const CLUSTERING: &[Row] = &[
 pub(super) const MONITORING: &[Row] = &[
     Row::new("enable-pprof", Bool, "false", "2567", NotYet("profiles are not served yet"),
         "Serve profiles under /debug/pprof on the client URLs."),
-    Row::new("metrics", Text, "basic", "2567", NotYet("the extensive metrics are not available yet"),
+    Row::new("metrics", Text, "basic", "2567", Works,
         "Detail of /metrics: basic, or extensive for histograms per gRPC method."),
     Row::new("listen-metrics-urls", Urls, "", "567", Works,
         "Further URLs that serve /metrics and the health checks."),
