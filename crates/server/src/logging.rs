@@ -104,7 +104,7 @@ pub struct Rotation {
     pub maxbackups: usize,
     /// Whether names of old files carry local time. Accepted; they carry UTC.
     pub localtime: bool,
-    /// Whether old files are compressed. Accepted; they are not.
+    /// Whether old files are compressed, with gzip.
     pub compress: bool,
 }
 

@@ -177,18 +177,11 @@ fn log_config(raw: &RawConfig, notes: &mut Vec<Note>) -> Result<LogConfig, Vec<S
         .flag("enable-log-rotation")
         .then(|| rotation(raw, &outputs, &mut mistakes))
         .flatten();
-    if let Some(rotation) = rotation
-        .as_ref()
-        .filter(|rotation| rotation.compress || rotation.localtime)
-    {
-        let note = Note::new(
+    if rotation.as_ref().is_some_and(|rotation| rotation.localtime) {
+        notes.push(Note::new(
             Level::Warn,
-            "old log files are not compressed and are named in UTC",
-        );
-        notes.push(
-            note.with("compress", rotation.compress)
-                .with("localtime", rotation.localtime),
-        );
+            "old log files are named in UTC, whatever localtime says",
+        ));
     }
     let level = raw.text("log-level");
     let level =

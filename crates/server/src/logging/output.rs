@@ -3,9 +3,13 @@
 //! Names and rules of rotation are those of the library that etcd uses for it (lumberjack).
 
 use super::{Output, Rotation, timestamp};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// An open output.
@@ -46,6 +50,8 @@ pub(super) struct LogFile {
     file: File,
     bytes: u64,
     rotation: Option<Rotation>,
+    /// Held by whoever compresses old files.
+    tidying: Arc<Mutex<()>>,
 }
 
 impl LogFile {
@@ -57,6 +63,7 @@ impl LogFile {
             file,
             bytes,
             rotation,
+            tidying: Arc::default(),
         })
     }
 
@@ -88,9 +95,21 @@ impl LogFile {
         )?;
         self.file = append_to(&self.path)?;
         self.bytes = 0;
-        if let Some(rotation) = &self.rotation {
-            // Old files that cannot be deleted are tried again at the next rotation.
-            let _ = delete_old(&self.path, rotation, now);
+        if let Some(rotation) = self.rotation.clone() {
+            let path = self.path.clone();
+            // What cannot be tidied up now is tried again at the next rotation.
+            if !rotation.compress {
+                let _ = tidy(&path, &rotation, now);
+                return Ok(());
+            }
+            // Compressing takes seconds, and whoever logs waits for this file.
+            let tidying = self.tidying.clone();
+            std::thread::Builder::new()
+                .name("log-compress".into())
+                .spawn(move || {
+                    let _one_at_a_time = tidying.lock().unwrap_or_else(PoisonError::into_inner);
+                    let _ = tidy(&path, &rotation, now);
+                })?;
         }
         Ok(())
     }
@@ -119,23 +138,29 @@ fn split_name(path: &Path) -> (String, String) {
     (format!("{stem}-"), suffix)
 }
 
-fn delete_old(path: &Path, rotation: &Rotation, now: SystemTime) -> io::Result<()> {
+/// Behind the name of a compressed file.
+const COMPRESSED: &str = ".gz";
+
+/// Deletes old files that are too many or too old, and compresses the others if that is wanted.
+fn tidy(path: &Path, rotation: &Rotation, now: SystemTime) -> io::Result<()> {
     let (prefix, suffix) = split_name(path);
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut old = Vec::new();
+    // By the time at which they were put aside. One may be there twice: compressed, and as it was when that was cut short.
+    let mut old = BTreeMap::<String, Vec<PathBuf>>::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        let stamp = name
+        let plain = name.strip_suffix(COMPRESSED).unwrap_or(&name);
+        let stamp = plain
             .strip_prefix(&prefix)
             .and_then(|rest| rest.strip_suffix(&suffix));
         if let Some(stamp) = stamp.filter(|stamp| stamp.len() == 23 && stamp.starts_with("20")) {
-            old.push((stamp.to_owned(), folder.join(&name)));
+            let files = old.entry(stamp.to_owned()).or_default();
+            files.push(folder.join(&name));
         }
     }
-    old.sort();
     let age = Duration::from_secs(rotation.maxage.saturating_mul(86_400));
     let oldest = now
         .checked_sub(age)
@@ -146,10 +171,41 @@ fn delete_old(path: &Path, rotation: &Rotation, now: SystemTime) -> io::Result<(
     } else {
         old.len().saturating_sub(rotation.maxbackups)
     };
-    for (index, (stamp, file)) in old.iter().enumerate() {
-        if index < spare || oldest.as_ref().is_some_and(|oldest| stamp < oldest) {
-            fs::remove_file(file)?;
+    for (index, (stamp, files)) in old.iter().enumerate() {
+        let is_unwanted = index < spare || oldest.as_ref().is_some_and(|oldest| stamp < oldest);
+        for file in files {
+            if is_unwanted {
+                fs::remove_file(file)?;
+            } else if rotation.compress && !file.to_string_lossy().ends_with(COMPRESSED) {
+                compress(file)?;
+            }
         }
     }
     Ok(())
+}
+
+/// Puts a compressed file in the place of a plain one. If it is cut short, the plain one is still there.
+fn compress(path: &Path) -> io::Result<()> {
+    let mut plain = File::open(path)?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(COMPRESSED);
+    let target = PathBuf::from(name);
+    let packed = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&target)
+        .and_then(|file| {
+            file.set_permissions(plain.metadata()?.permissions())?;
+            let mut encoder = GzEncoder::new(file, Compression::default());
+            io::copy(&mut plain, &mut encoder)?;
+            encoder.finish()
+        });
+    match packed {
+        Ok(_) => fs::remove_file(path),
+        Err(why) => {
+            let _ = fs::remove_file(&target);
+            Err(why)
+        }
+    }
 }

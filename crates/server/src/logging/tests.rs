@@ -3,6 +3,7 @@
 use super::output::LogFile;
 use super::*;
 use std::fs;
+use std::io::Read as _;
 use std::time::Duration;
 
 fn at(seconds: u64, micros: u64) -> SystemTime {
@@ -157,19 +158,8 @@ fn a_full_file_is_put_aside_and_the_oldest_are_deleted() {
         file.write(&line, at(1_700_000_000 + second, 0))
             .expect("written");
     }
-    let mut names: Vec<_> = fs::read_dir(folder.path())
-        .expect("the folder")
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
-        .collect();
-    names.sort();
     assert_eq!(
-        names,
+        names(folder.path()),
         [
             "quorate-2023-11-14T22-13-23.000.log",
             "quorate-2023-11-14T22-13-24.000.log",
@@ -177,6 +167,58 @@ fn a_full_file_is_put_aside_and_the_oldest_are_deleted() {
         ]
     );
     assert_eq!(fs::metadata(path).expect("the log").len(), 700 << 10);
+}
+
+fn names(folder: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("the folder");
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").file_name())
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn old_files_are_compressed_beside_the_log_that_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("quorate.log");
+    // Left behind by a process that was killed while it compressed.
+    let left = folder.path().join("quorate-2023-11-14T22-13-00.000.log");
+    fs::write(&left, "left").expect("a file");
+    fs::write(left.with_extension("log.gz"), "half").expect("a file");
+    let rotation = Rotation {
+        maxsize: 1,
+        maxbackups: 2,
+        compress: true,
+        ..Rotation::default()
+    };
+    let mut file = LogFile::open(path.clone(), Some(rotation)).expect("a log");
+    let line = vec![b'x'; 700 << 10];
+    let expected = [
+        "quorate-2023-11-14T22-13-00.000.log.gz",
+        "quorate-2023-11-14T22-13-21.000.log.gz",
+        "quorate.log",
+    ];
+    for second in 0..2 {
+        file.write(&line, at(1_700_000_000 + second, 0))
+            .expect("written");
+    }
+    let begun = std::time::Instant::now();
+    while names(folder.path()) != expected {
+        assert!(begun.elapsed().as_secs() < 30, "{:?}", names(folder.path()));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let unpacked = |name: &str| {
+        let packed = fs::File::open(folder.path().join(name)).expect("a file");
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(packed)
+            .read_to_end(&mut plain)
+            .expect("gzip data");
+        plain
+    };
+    assert_eq!(unpacked(expected[0]), b"left");
+    assert_eq!(unpacked(expected[1]), line);
 }
 
 #[test]
