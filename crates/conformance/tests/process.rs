@@ -3,9 +3,11 @@
 //! Where real etcd 3.5 behaves the same, these tests pass against it too (`QUORATE_BIN=…/etcd`); that is how they were
 //! checked. Sources: upstream `server/etcdmain/etcd.go`, `server/embed/config.go`, `pkg/osutil/interrupt_unix.go`.
 
+use conformance::grpc::{self, Grpc, block_on};
 use conformance::need;
 use conformance::programs;
 use conformance::server::{Launch, Server, http, http_get, shell_status};
+use proto::etcdserverpb as pb;
 use rustix::process::Signal;
 
 #[test]
@@ -289,4 +291,82 @@ fn metrics_are_prometheus_text_with_etcds_names() {
     ] {
         assert!(value(name).is_some(), "{name} is not there");
     }
+}
+
+#[test]
+fn a_start_and_a_stop_tell_what_scripts_wait_for() {
+    let suite = "lines of a start and a stop";
+    let mut programs = vec![need!(suite, programs::quorate())];
+    programs.extend(programs::etcd_reference());
+    for program in programs {
+        let mut server = Server::start(&program);
+        server.stop(Signal::TERM).expect("stopped");
+        let log = server.log();
+        let lines: Vec<serde_json::Value> = log
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        // In this order, with these fields, in the log of both.
+        let mut rest = lines.iter();
+        for (message, fields) in [
+            ("Running: ", &["args"][..]),
+            (
+                "starting an etcd server",
+                &["etcd-version", "name", "data-dir", "listen-client-urls"],
+            ),
+            (
+                "published local member to cluster through raft",
+                &["local-member-id", "local-member-attributes", "cluster-id"],
+            ),
+            ("ready to serve client requests", &[]),
+            (
+                "serving client traffic insecurely; this is strongly discouraged!",
+                &["traffic", "address"],
+            ),
+            ("received signal; shutting down", &["signal"]),
+            (
+                "closing etcd server",
+                &["name", "data-dir", "advertise-client-urls"],
+            ),
+            (
+                "closed etcd server",
+                &["name", "data-dir", "advertise-client-urls"],
+            ),
+        ] {
+            let found = rest.find(|line| line["msg"] == message);
+            let found = found.unwrap_or_else(|| panic!("{}: {message}\n{log}", program.name));
+            for field in ["level", "ts", "caller"].iter().chain(fields) {
+                assert!(!found[field].is_null(), "{}: {found}", program.name);
+            }
+        }
+        let args = lines.iter().find(|line| line["msg"] == "Running: ");
+        let name = program.path.display().to_string();
+        assert_eq!(args.map(|line| &line["args"][0]), Some(&name.into()));
+    }
+}
+
+#[test]
+fn a_log_in_a_folder_of_its_own_survives_a_kill() {
+    let program = need!("--wal-dir", programs::quorate());
+    let folder = tempfile::tempdir().expect("a folder");
+    let wal_dir = folder.path().join("log");
+    let flag = format!("--wal-dir={}", wal_dir.display());
+    let mut server = Launch::new(&program).flags([flag]).start();
+    let put = |server: &Server| {
+        block_on(async {
+            let connection = Grpc::connect(server.socket()).await.expect("a connection");
+            let request = pb::PutRequest {
+                key: "a".into(),
+                ..Default::default()
+            };
+            let put: Result<pb::PutResponse, _> = connection.call(grpc::PUT, &request).await;
+            put.expect("put").header.expect("a header").revision
+        })
+    };
+    assert_eq!(put(&server), 2);
+    server.kill();
+    assert!(std::fs::read_dir(&wal_dir).expect("the folder").count() > 0);
+    assert!(!server.data_dir().join("member").join("wal").exists());
+    server.start_again().expect("started");
+    assert_eq!(put(&server), 3);
 }

@@ -73,6 +73,7 @@ struct Running {
     threads: Threads,
     member: Arc<Member>,
     data_dir: storage::datadir::DataDir,
+    data_dir_shown: String,
     name: String,
     client_urls: Vec<String>,
 }
@@ -85,6 +86,7 @@ impl Running {
             .build()
             .map_err(|why| format!("no event loop: {why}"))?;
         let listeners = runtime.block_on(bind_all(config))?;
+        tell_start(config);
         let identity = identity_of(config)?;
         let disk: Arc<dyn Disk> = if config.unsafe_no_fsync {
             tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
@@ -171,6 +173,7 @@ impl Running {
             threads,
             member,
             data_dir,
+            data_dir_shown: config.data_dir.display().to_string(),
             name: config.name.clone(),
             client_urls: config
                 .urls
@@ -190,6 +193,7 @@ impl Running {
             threads,
             member,
             data_dir,
+            data_dir_shown,
             name,
             client_urls,
         } = self;
@@ -222,11 +226,19 @@ impl Running {
             // The data can't be trusted any more, so nothing more is answered or written.
             Err(_) => return ended,
         }
+        let tell = |message: &str| {
+            let note = Note::new(Level::Info, message)
+                .with("name", name.as_str())
+                .with("data-dir", data_dir_shown.as_str())
+                .with("advertise-client-urls", client_urls.clone());
+            logging::note(&note);
+        };
+        tell("closing etcd server");
         drop(listeners);
         transport.stop(DRAIN);
         threads.stop(LAST_CHECKPOINT);
         drop(data_dir);
-        tracing::info!("stopped");
+        tell("closed etcd server");
         ended
     }
 }
@@ -496,6 +508,42 @@ async fn until_published(member: &Member, name: &str, client_urls: &[String]) {
     );
 }
 
+/// What etcd tells when it starts, under its names, as far as we have it.
+fn tell_start(config: &Config) {
+    let urls = |urls: &[Url]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let milliseconds = |ms: u64| config::show_duration(ms as i64 * 1_000_000);
+    let member_dir = config.data_dir.join("member");
+    let note = Note::new(Level::Info, "starting an etcd server")
+        .with("etcd-version", config::VERSION_ETCD)
+        .with("quorate-version", env!("CARGO_PKG_VERSION"))
+        .with("member-initialized", member_dir.exists())
+        .with("name", config.name.as_str())
+        .with("data-dir", config.data_dir.display().to_string())
+        .with("member-dir", member_dir.display().to_string())
+        .with("force-new-cluster", config.force_new_cluster)
+        .with("heartbeat-interval", milliseconds(config.raft.heartbeat_ms))
+        .with("election-timeout", milliseconds(config.raft.election_ms))
+        .with(
+            "initial-advertise-peer-urls",
+            urls(&config.urls.advertise_peer),
+        )
+        .with("listen-peer-urls", urls(&config.urls.listen_peer))
+        .with("advertise-client-urls", urls(&config.urls.advertise_client))
+        .with("listen-client-urls", urls(&config.urls.listen_client))
+        .with("listen-metrics-urls", urls(&config.urls.listen_metrics))
+        .with("cors", config.cors.clone())
+        .with("host-whitelist", config.host_whitelist.clone())
+        .with("initial-cluster-token", config.bootstrap.token.as_str())
+        .with("quota-backend-bytes", config.quota_bytes.unwrap_or(0))
+        .with("max-request-bytes", config.limits.request_bytes_max)
+        .with(
+            "max-concurrent-streams",
+            config.limits.concurrent_streams_max,
+        )
+        .with("pre-vote", config.raft.pre_vote);
+    logging::note(&note);
+}
+
 fn tell_identity(config: &Config, identity: Identity, is_new: bool) {
     tracing::info!(
         "local-member-id" = id_to_hex(identity.member_id),
@@ -505,7 +553,7 @@ fn tell_identity(config: &Config, identity: Identity, is_new: bool) {
         "etcd-version" = config::VERSION_ETCD,
         "quorate-version" = env!("CARGO_PKG_VERSION"),
         "{}",
-        if is_new { "starting a new member" } else { "restarting local member" }
+        if is_new { "starting local member" } else { "restarting local member" }
     );
 }
 

@@ -38,6 +38,8 @@ use std::net::{ToSocketAddrs, UdpSocket};
 
 /// What reading a configuration may ask of the world.
 pub struct Surroundings<'a> {
+    /// The name that the program was called by.
+    pub program: String,
     /// Every variable of the environment.
     pub env: Vec<(String, String)>,
     /// Reads a file as text.
@@ -51,6 +53,7 @@ impl Surroundings<'static> {
     pub fn of_this_process() -> Self {
         let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
         Surroundings {
+            program: std::env::args_os().next().map(text).unwrap_or_default(),
             env: std::env::vars_os()
                 .map(|(key, value)| (text(key), text(value)))
                 .collect(),
@@ -135,7 +138,9 @@ pub fn read(args: &[String], surroundings: &Surroundings<'_>) -> Outcome {
             ..Exit::default()
         });
     }
-    let mut notes = vec![Note::new(Level::Info, "Running: ").with("args", shown(args))];
+    let mut command_line = vec![surroundings.program.clone()];
+    command_line.extend(shown(args));
+    let mut notes = vec![Note::new(Level::Info, "Running: ").with("args", command_line)];
     let from_env = || {
         surroundings
             .env

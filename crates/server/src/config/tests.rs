@@ -22,6 +22,7 @@ fn read_in(args: &[&str], env: &[(&str, &str)], file: Option<&str>) -> Outcome {
     read(
         &args,
         &Surroundings {
+            program: "quorate".into(),
             env,
             read_file: &read_file,
             default_host: &|| Some("10.1.2.3".into()),
