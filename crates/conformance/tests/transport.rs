@@ -406,3 +406,98 @@ fn a_deadline_is_kept_and_a_bad_one_refused() {
         });
     }
 }
+
+/// What a request came to: HTTP status, gRPC status, its text.
+type Came = (u16, Option<String>, Option<String>);
+
+/// Sends a request with an empty message and reads the answer to its end.
+async fn came_to(server: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Came {
+    let mut request = http::Request::builder()
+        .method(method)
+        .uri(format!("http://localhost{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut requests = connect(server).await;
+    let request = request.body(()).expect("a request");
+    let (response, mut sending) = requests.send_request(request, false).expect("sent");
+    let _ = sending.send_data(framed(0, b""), true);
+    let answer = tokio::time::timeout(Duration::from_secs(5), response).await;
+    let response = match answer {
+        Err(_) => return (0, None, Some("no answer".into())),
+        Ok(Ok(response)) => response,
+        Ok(Err(reset)) => return (0, None, Some(format!("{:?}", reset.reason()))),
+    };
+    let (head, mut body) = response.into_parts();
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk.expect("data");
+        let _ = body.flow_control().release_capacity(chunk.len());
+    }
+    let trailers = body.trailers().await.expect("trailers").unwrap_or_default();
+    let text = |name: &str| {
+        let value = trailers.get(name).or_else(|| head.headers.get(name));
+        value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    (
+        head.status.as_u16(),
+        text("grpc-status"),
+        text("grpc-message"),
+    )
+}
+
+#[test]
+fn odd_requests_come_to_the_same_as_with_real_etcd() {
+    let suite = "odd requests";
+    let ours = Server::start(&need!(suite, programs::quorate()));
+    let theirs = Server::start(&need!(suite, programs::etcd_reference()));
+    let grpc = ("content-type", "application/grpc");
+    let large = "x".repeat(12 << 10);
+    let large = [grpc, ("te", "trailers"), ("x-large", large.as_str())];
+    let mut cases: Vec<(&str, &str, Vec<(&str, &str)>)> = Vec::new();
+    for kind in [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc+json",
+        "application/grpc;charset=utf-8",
+        "application/grpcx",
+        "application/json",
+        "text/html",
+        "",
+    ] {
+        let headers = vec![("content-type", kind), ("te", "trailers")];
+        cases.push(("POST", grpc::RANGE, headers));
+    }
+    cases.push(("POST", grpc::RANGE, vec![("te", "trailers")]));
+    cases.push(("POST", grpc::RANGE, vec![grpc]));
+    cases.push(("POST", grpc::RANGE, large.into()));
+    for path in [
+        "/",
+        "/x",
+        "//",
+        "/etcdserverpb.KV/",
+        "/etcdserverpb.KV",
+        "/etcdserverpb.KV/range",
+        "/etcdserverpb.KV/Range/",
+        "/no.such.Service/Range",
+        "/a/b/c",
+    ] {
+        cases.push(("POST", path, vec![grpc, ("te", "trailers")]));
+    }
+    for method in ["GET", "PUT"] {
+        cases.push((method, grpc::RANGE, vec![grpc, ("te", "trailers")]));
+    }
+    let mut wrong = Vec::new();
+    block_on(async {
+        for (method, path, headers) in &cases {
+            let our = came_to(ours.socket(), method, path, headers).await;
+            let their = came_to(theirs.socket(), method, path, headers).await;
+            if our != their {
+                let headers = &headers[..headers.len().min(2)];
+                wrong.push(format!(
+                    "{method} {path} {headers:?}: {our:?}, not {their:?}"
+                ));
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -2,11 +2,25 @@
 //!
 //! Source: upstream `server/embed/serve.go`, `accessController`.
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 
 use super::error;
 use crate::grpc::body::Body;
 use crate::member::Settings;
+
+/// Refuses an HTTP/1.1 request that names no host, or two. Source of the texts: Go `net/http`, `server.go`.
+pub fn need_host<B>(request: &Request<B>) -> Result<(), Box<Response<Body>>> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let why = match hosts {
+        0 if request.version() == Version::HTTP_11 => "missing required Host header",
+        0 | 1 => return Ok(()),
+        _ => "too many Host headers",
+    };
+    let mut refusal = error(StatusCode::BAD_REQUEST, &format!("400 Bad Request: {why}"));
+    let close = HeaderValue::from_static("close");
+    refusal.headers_mut().insert(header::CONNECTION, close);
+    Err(Box::new(refusal))
+}
 
 /// Refuses a request for a host name that is not on the list.
 pub fn check_host<B>(settings: &Settings, request: &Request<B>) -> Result<(), Box<Response<Body>>> {
@@ -93,6 +107,22 @@ mod tests {
         let refused = check_host(&listed, &request("evil.example:2379")).expect_err("not listed");
         assert_eq!(refused.status(), StatusCode::MISDIRECTED_REQUEST);
         assert!(check_host(&settings(&["*"], &[]), &request("evil.example")).is_ok());
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let request = |version, hosts: &[&str]| {
+            let request = Request::builder().version(version);
+            let request = hosts
+                .iter()
+                .fold(request, |request, host| request.header("host", *host));
+            need_host(&request.body(()).expect("a request")).is_ok()
+        };
+        assert!(request(Version::HTTP_11, &["a"]));
+        assert!(request(Version::HTTP_10, &[]));
+        assert!(request(Version::HTTP_2, &[]));
+        assert!(!request(Version::HTTP_11, &[]));
+        assert!(!request(Version::HTTP_11, &["a", "b"]));
     }
 
     #[test]

@@ -20,7 +20,9 @@ use crate::transport::Speaks;
 /// Answers a request that is not gRPC.
 pub async fn answer<B>(session: &Session, request: Request<B>, speaks: Speaks) -> Response<Body> {
     let settings = session.member.settings();
-    if let Err(refusal) = access::check_host(settings, &request) {
+    if let Err(refusal) =
+        access::need_host(&request).and_then(|()| access::check_host(settings, &request))
+    {
         return *refusal;
     }
     let mut response = if request.method() == Method::OPTIONS {
