@@ -2,10 +2,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use conformance::ctl::Ctl;
-use conformance::grpc::{self, block_on};
+use conformance::grpc::{self, Grpc, block_on};
 use conformance::need;
 use conformance::programs;
-use conformance::server::{Launch, Server};
+use conformance::server::{Launch, Server, http_get};
 use conformance::suite::note;
 use flate2::read::{GzDecoder, GzEncoder};
 use h2::client::SendRequest;
@@ -500,4 +500,123 @@ fn odd_requests_come_to_the_same_as_with_real_etcd() {
         }
     });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The value of a metric without labels.
+fn metric(server: &Server, name: &str) -> f64 {
+    let page = http_get(server.socket(), "/metrics").expect("a page").body;
+    let line = page.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.and_then(|rest| rest.trim().parse().ok());
+    value.unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// Waits until a metric is what it should be.
+fn wait_for(server: &Server, name: &str, value: f64) {
+    let begun = Instant::now();
+    while metric(server, name) != value {
+        let is = metric(server, name);
+        assert!(begun.elapsed() < Duration::from_secs(20), "{name} is {is}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_stream_that_is_reset_takes_its_thousands_of_watchers_with_it() {
+    const WATCHERS: usize = 5_000;
+    let watchers = "etcd_debugging_mvcc_watcher_total";
+    let server = Server::start(&need!("many watchers", programs::quorate()));
+    wait_for(&server, watchers, 0.0);
+    let before = server.resident_kib().expect("it runs");
+    block_on(async {
+        let connection = Grpc::connect(server.socket()).await.expect("a connection");
+        let mut stream = connection.open(grpc::WATCH).await.expect("a stream");
+        for n in 0..WATCHERS {
+            let create = pb::WatchCreateRequest {
+                key: format!("k{}", n % 100).into(),
+                ..Default::default()
+            };
+            let create = pb::watch_request::RequestUnion::CreateRequest(create);
+            let request = pb::WatchRequest {
+                request_union: Some(create),
+            };
+            stream.send(&request).await.expect("sent");
+            let created: Option<pb::WatchResponse> = stream.next().await.expect("an answer");
+            assert!(created.is_some_and(|created| created.created));
+        }
+        wait_for(&server, watchers, WATCHERS as f64);
+        let put = pb::PutRequest {
+            key: "k7".into(),
+            ..Default::default()
+        };
+        let _: pb::PutResponse = connection.call(grpc::PUT, &put).await.expect("put");
+        // One in a hundred watches the key.
+        for _ in 0..WATCHERS / 100 {
+            let event: Option<pb::WatchResponse> = stream.next().await.expect("an event");
+            assert_eq!(event.map(|event| event.events.len()), Some(1));
+        }
+        // Dropped in the middle: RST_STREAM.
+        drop(stream);
+        wait_for(&server, watchers, 0.0);
+        let _: pb::PutResponse = connection.call(grpc::PUT, &put).await.expect("put");
+    });
+    let grown = server
+        .resident_kib()
+        .expect("it runs")
+        .saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB for {WATCHERS} watchers");
+}
+
+#[test]
+fn calls_beyond_the_bound_of_long_ones_are_refused_and_reset_ones_make_room() {
+    let server = Server::start(&need!("many snapshots", programs::quorate()));
+    block_on(async {
+        let connection = Grpc::connect(server.socket()).await.expect("a connection");
+        // More than the windows of a connection hold, so that a snapshot that nobody reads waits.
+        for n in 0..40 {
+            let put = pb::PutRequest {
+                key: format!("k{n}").into(),
+                value: vec![n; 1 << 20].into(),
+                ..Default::default()
+            };
+            let _: pb::PutResponse = connection.call(grpc::PUT, &put).await.expect("put");
+        }
+        let mut waiting = Vec::new();
+        for _ in 0..16 {
+            let mut stream = connection.open(grpc::SNAPSHOT).await.expect("a stream");
+            stream.send(&pb::SnapshotRequest {}).await.expect("sent");
+            stream.close_sending().expect("closed");
+            waiting.push(stream);
+        }
+        let refused = {
+            let mut stream = connection.open(grpc::SNAPSHOT).await.expect("a stream");
+            stream.send(&pb::SnapshotRequest {}).await.expect("sent");
+            stream.next_bytes().await.expect_err("one too many")
+        };
+        assert_eq!(refused.code(), grpc::code::RESOURCE_EXHAUSTED);
+        assert_eq!(refused.message(), "etcdserver: too many requests");
+        // Reads go on beside them.
+        let range = pb::RangeRequest {
+            key: "k1".into(),
+            keys_only: true,
+            ..Default::default()
+        };
+        let _: pb::RangeResponse = connection.call(grpc::RANGE, &range).await.expect("a range");
+        drop(waiting);
+        let begun = Instant::now();
+        loop {
+            let mut stream = connection.open(grpc::SNAPSHOT).await.expect("a stream");
+            stream.send(&pb::SnapshotRequest {}).await.expect("sent");
+            match stream.next_bytes().await {
+                Ok(first) => {
+                    assert!(first.is_some());
+                    break;
+                }
+                Err(refused) => assert!(
+                    begun.elapsed() < Duration::from_secs(20),
+                    "{refused}: no place is given back"
+                ),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
 }
