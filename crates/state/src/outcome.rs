@@ -106,6 +106,9 @@ pub struct Event {
     pub revision: Revision,
     /// Put or delete.
     pub kind: EventKind,
+    /// A put of a key that did not exist then. The transaction itself may have deleted it, so there can be an older version all
+    /// the same.
+    pub is_creation: bool,
     /// The key; a slice of `kv`.
     pub key: Bytes,
     /// Encoded `mvccpb.KeyValue` as watchers receive it: complete for a put; key and mod_revision for a delete.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use prost::Message;
 use proto::error;
 use proto::etcdserverpb as pb;
+use proto::mvccpb::KeyValue;
 use storage::catalog::Table;
 use storage::fault::Fault;
 use storage::segments::{Record, Revision, SegmentsView};
@@ -384,11 +385,16 @@ fn event_of(record: Record) -> Result<Event, Fault> {
         tombstone,
         kv,
     } = record;
-    let key = record::decode(revision, kv.clone())?.key;
+    let KeyValue {
+        key,
+        create_revision,
+        ..
+    } = record::decode(revision, kv.clone())?;
     if !tombstone {
         return Ok(Event {
             revision,
             kind: EventKind::Put,
+            is_creation: create_revision == revision.main,
             key,
             kv,
         });
@@ -397,6 +403,7 @@ fn event_of(record: Record) -> Result<Event, Fault> {
     Ok(Event {
         revision,
         kind: EventKind::Delete,
+        is_creation: false,
         key,
         kv,
     })

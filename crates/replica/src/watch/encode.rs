@@ -87,7 +87,8 @@ impl<'a, V: History> Batch<'a, V> {
         Ok(chunks)
     }
 
-    /// A previous version is given only while it can be read: at `mod_revision - 1`, unless that is compacted.
+    /// A previous version is given only while it can be read: at `mod_revision - 1`, unless that is compacted. A creation has
+    /// none. Source: upstream `v3rpc/watch.go`, `IsCreateEvent`.
     fn look_up_previous(&mut self, hits: &[u32]) -> Result<(), Fault> {
         for &hit in hits {
             let place = &mut self.previous[hit as usize];
@@ -96,7 +97,8 @@ impl<'a, V: History> Batch<'a, V> {
             }
             let event = &self.events[hit as usize];
             let at = event.revision.main - 1;
-            *place = Some(if at > 0 && at >= self.view.compact_revision() {
+            let is_readable = at > 0 && at >= self.view.compact_revision();
+            *place = Some(if is_readable && !event.is_creation {
                 self.view.get(&event.key, at)?
             } else {
                 None

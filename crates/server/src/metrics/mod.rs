@@ -374,6 +374,7 @@ mod tests {
         let event = |main, sub, kind| Event {
             revision: Revision { main, sub },
             kind,
+            is_creation: false,
             key: "k".into(),
             kv: KeyValue {
                 key: "k".into(),

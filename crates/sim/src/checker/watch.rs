@@ -209,7 +209,8 @@ impl<'a> Reader<'a> {
         self.cursor.place += 1;
     }
 
-    /// The previous value is there if asked for, and right; it may be missing if it was compacted.
+    /// The previous value is there if asked for, and right; it may be missing if it was compacted. A creation has none, even if the
+    /// same transaction deleted the key before.
     fn previous(
         &mut self,
         time_us: u64,
@@ -222,7 +223,7 @@ impl<'a> Reader<'a> {
         let expected = self
             .model
             .get(key, revision - 1)
-            .filter(|_| self.watch.create.prev_kv);
+            .filter(|_| self.watch.create.prev_kv && !is_creation(event));
         let may_miss = compacted_before(time_us) > revision - 1;
         if event.prev_kv.as_ref() != expected && !(event.prev_kv.is_none() && may_miss) {
             self.wrong(
@@ -289,4 +290,9 @@ impl<'a> Reader<'a> {
             );
         }
     }
+}
+
+fn is_creation(event: &Event) -> bool {
+    let created = event.kv.as_ref().map(|kv| kv.create_revision);
+    event.r#type == EventType::Put as i32 && created == event.kv.as_ref().map(|kv| kv.mod_revision)
 }

@@ -76,6 +76,7 @@ impl<'a> Writer<'a> {
         self.events.push(Event {
             revision,
             kind: EventKind::Put,
+            is_creation: created == revision.main,
             key,
             kv,
         });
@@ -145,6 +146,7 @@ impl<'a> Writer<'a> {
         self.events.push(Event {
             revision,
             kind: EventKind::Delete,
+            is_creation: false,
             key,
             kv,
         });

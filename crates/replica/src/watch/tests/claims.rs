@@ -257,6 +257,22 @@ fn the_previous_version_comes_on_request_only() {
     );
 }
 
+/// There is one a revision before, but etcd looks only for what is no creation (upstream `IsCreateEvent`; difftest seed 9001).
+#[test]
+fn a_key_put_again_by_the_transaction_that_deleted_it_has_no_previous_version() {
+    let mut bed = Bed::after(&[&[put("a", "1")]]);
+    bed.create(
+        1,
+        WatchCreateRequest {
+            prev_kv: true,
+            ..on("a")
+        },
+    );
+    bed.lines(1);
+    bed.txn(&[delete("a"), put("a", "2")]);
+    assert_eq!(bed.lines(1), ["events 0 @3: a deleted was 1 #3, a=2 #3"]);
+}
+
 #[test]
 fn the_previous_version_is_absent_once_compacted() {
     let mut bed = Bed::after(&[&[put("a", "1")], &[put("a", "2")], &[put("a", "3")]]);

@@ -98,6 +98,7 @@ impl Store {
             self.log.borrow_mut().push(Event {
                 revision: Revision { main, sub },
                 kind,
+                is_creation: kv.create_revision == main,
                 key: Bytes::from(key.clone()),
                 kv: Bytes::from(kv.encode_to_vec()),
             });

@@ -306,6 +306,7 @@ impl Model {
             let delete = event.r#type() == mvccpb::event::EventType::Delete;
             assert_eq!(delete, want.kind == EventKind::Delete, "{text}");
             let before = self.bed.store.get(&want.key, want.revision.main - 1);
+            let before = before.filter(|_| !want.is_creation);
             let previous = event
                 .prev_kv
                 .as_ref()
