@@ -188,7 +188,12 @@ impl Cluster {
                         .insert(answer.ticket, Ok(Reply::Applied(answer.applied)));
                 }
                 node.inbox.push_back(Input::Applied(output.done));
-                while node.apply.maintain(1000).more {}
+                while node.apply.needs_maintenance() {
+                    for answer in node.apply.maintain(1000).answers {
+                        node.answers
+                            .insert(answer.ticket, Ok(Reply::Applied(answer.applied)));
+                    }
+                }
             }
             Effect::Send(_, message) => self.send(*message),
             Effect::Reply(ticket, answer) => {

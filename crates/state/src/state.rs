@@ -179,7 +179,13 @@ impl State {
     /// Whether [`State::maintain`] has anything to do.
     #[must_use]
     pub fn needs_maintenance(&self) -> bool {
-        self.store.is_untidy()
+        !self.store.is_tidy(self.store.compacted)
+    }
+
+    /// Whether everything that the compaction at `revision` made unreachable has been tidied away.
+    #[must_use]
+    pub fn is_tidy(&self, revision: i64) -> bool {
+        self.store.is_tidy(revision)
     }
 
     /// Everything applied so far, as a job that makes it durable; run it on another thread. One at a time: hand the result to

@@ -1,5 +1,6 @@
 //! The apply worker: owns the replicated state, applies in order, publishes once per batch.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use proto::raftpb;
@@ -60,8 +61,9 @@ pub struct ApplyWorker {
     store_busy: bool,
     /// What the checkpoint under way stands for.
     marker: Option<Marker>,
-    /// Compactions that are answered only when their work is done.
-    physical: Vec<Answer>,
+    /// Compactions that are answered only when their work is done, with their revisions, which ascend. Bounded by the calls
+    /// that the replica admits.
+    physical: VecDeque<(i64, Answer)>,
 }
 
 /// What a slice of background work came to.
@@ -69,6 +71,7 @@ pub struct ApplyWorker {
 pub struct Maintained {
     /// There is more to do.
     pub more: bool,
+    /// Physical compactions whose work is done.
     pub answers: Vec<Answer>,
 }
 
@@ -78,7 +81,7 @@ impl ApplyWorker {
             state,
             store_busy: false,
             marker: None,
-            physical: Vec::new(),
+            physical: VecDeque::new(),
         }
     }
 
@@ -102,26 +105,24 @@ impl ApplyWorker {
             );
             done.bytes += entry.data.as_ref().map_or(0, |data| data.len() as u64) + ENTRY_OVERHEAD;
             events.append(&mut applied.events);
-            let is_physical = applied
-                .facts
-                .iter()
-                .any(|f| matches!(f, Fact::Compacted { physical: true, .. }));
+            let physical = applied.facts.iter().find_map(|fact| match fact {
+                Fact::Compacted {
+                    revision,
+                    physical: true,
+                } => Some(*revision),
+                _ => None,
+            });
             done.facts.append(&mut applied.facts);
             if let Some(ticket) = ticket {
                 let answer = Answer {
                     ticket,
                     applied: Box::new(applied),
                 };
-                if is_physical {
-                    self.physical.push(answer)
-                } else {
-                    answers.push(answer)
+                match physical {
+                    Some(revision) => self.physical.push_back((revision, answer)),
+                    None => answers.push(answer),
                 }
             }
-        }
-        // A compaction that left nothing to take away is complete as it is; no pass will come by and say so.
-        if !self.state.needs_maintenance() {
-            answers.append(&mut self.physical);
         }
         (done.index, done.term) = self.state.applied();
         let view = self.state.view();
@@ -181,16 +182,30 @@ impl ApplyWorker {
         }
     }
 
-    /// A slice of background work after a compaction: trims at most `budget` keys of the index. When the last of it is
-    /// done, the calls that wait for a physical compaction are answered.
+    /// Whether [`ApplyWorker::maintain`] has anything to do: something is to be tidied away, or a call waits to hear that
+    /// nothing is.
+    #[must_use]
+    pub fn needs_maintenance(&self) -> bool {
+        self.state.needs_maintenance() || self.has_finished_compaction()
+    }
+
+    /// A slice of background work after a compaction: trims at most `budget` keys of the index. A physical compaction is
+    /// answered when its own work is done, whatever later ones have added.
     pub fn maintain(&mut self, budget: usize) -> Maintained {
         let more = self.state.maintain(budget);
-        let answers = if more {
-            Vec::new()
-        } else {
-            std::mem::take(&mut self.physical)
-        };
+        let mut answers = Vec::new();
+        while self.has_finished_compaction()
+            && let Some((_, answer)) = self.physical.pop_front()
+        {
+            answers.push(answer);
+        }
         Maintained { more, answers }
+    }
+
+    /// Whether the oldest compaction that somebody waits for is done.
+    fn has_finished_compaction(&self) -> bool {
+        let oldest = self.physical.front();
+        oldest.is_some_and(|(revision, _)| self.state.is_tidy(*revision))
     }
 
     /// A mostly dead segment to rewrite, when the store worker is idle.
@@ -211,3 +226,96 @@ impl ApplyWorker {
 
 /// What an entry costs beside its data.
 const ENTRY_OVERHEAD: u64 = 32;
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use proto::etcdserverpb as pb;
+    use storage::disk::MemDisk;
+    use storage::segments::SegmentsOptions;
+
+    use super::*;
+
+    fn worker() -> ApplyWorker {
+        let disk = Arc::new(MemDisk::new());
+        let options = SegmentsOptions::default();
+        let state = State::create(state::Params::default(), disk, "data", options);
+        ApplyWorker::new(state.expect("an empty disk"))
+    }
+
+    /// Puts `a` until the store is at `revision`.
+    fn put_until(worker: &mut ApplyWorker, revision: i64) {
+        while worker.published().view.revision() < revision {
+            let put = pb::PutRequest {
+                key: "a".into(),
+                ..Default::default()
+            };
+            let request = pb::InternalRaftRequest {
+                put: Some(put),
+                ..Default::default()
+            };
+            assert!(apply(worker, request, None).is_empty());
+        }
+    }
+
+    fn compact(worker: &mut ApplyWorker, revision: i64, waits: Option<Ticket>) -> Vec<Ticket> {
+        let compaction = Some(pb::CompactionRequest {
+            revision,
+            physical: waits.is_some(),
+        });
+        let request = pb::InternalRaftRequest {
+            compaction,
+            ..Default::default()
+        };
+        apply(worker, request, waits)
+    }
+
+    fn apply(
+        worker: &mut ApplyWorker,
+        request: pb::InternalRaftRequest,
+        ticket: Option<Ticket>,
+    ) -> Vec<Ticket> {
+        let entry = raftpb::Entry {
+            term: Some(1),
+            index: Some(worker.state().applied().0 + 1),
+            data: Some(request.encode_to_vec().into()),
+            ..Default::default()
+        };
+        let job = ApplyJob {
+            entries: vec![(entry, ticket)],
+            is_brief: false,
+        };
+        let output = worker.apply([job]).expect("no fault");
+        output.answers.into_iter().map(|a| a.ticket).collect()
+    }
+
+    fn maintain(worker: &mut ApplyWorker, budget: usize) -> Vec<Ticket> {
+        let maintained = worker.maintain(budget);
+        maintained.answers.into_iter().map(|a| a.ticket).collect()
+    }
+
+    /// Such a call was answered only when a later compaction had something to tidy (difftest seed 77, episode 22).
+    #[test]
+    fn a_physical_compaction_is_answered_even_when_there_is_nothing_to_tidy() {
+        let mut worker = worker();
+        put_until(&mut worker, 2);
+        assert!(compact(&mut worker, 2, Some(Ticket(7))).is_empty());
+        assert!(worker.needs_maintenance());
+        assert_eq!(maintain(&mut worker, 10), [Ticket(7)]);
+        assert!(!worker.needs_maintenance());
+    }
+
+    #[test]
+    fn a_physical_compaction_does_not_wait_for_the_work_of_later_ones() {
+        let mut worker = worker();
+        put_until(&mut worker, 20);
+        // Three versions are dead at 5.
+        assert!(compact(&mut worker, 5, Some(Ticket(1))).is_empty());
+        assert!(compact(&mut worker, 19, None).is_empty());
+        assert!(compact(&mut worker, 20, Some(Ticket(2))).is_empty());
+        assert!(maintain(&mut worker, 2).is_empty());
+        assert_eq!(maintain(&mut worker, 1), [Ticket(1)]);
+        assert_eq!(maintain(&mut worker, 100), [Ticket(2)]);
+        assert!(!worker.needs_maintenance());
+    }
+}

@@ -1,4 +1,4 @@
-//! The owner of the replicated state: applies, publishes, answers, and tidies up while nothing else is to be done.
+//! The owner of the replicated state: applies, publishes, answers, and tidies up after compactions.
 //!
 //! It has a thread of its own. A brief batch that finds it idle is applied by the thread that brings it; see [`super::Desk`] for
 //! why, and for the rule that keeps the order.
@@ -20,7 +20,8 @@ use crate::calls::Mailbox;
 use crate::inbox::{Inbox, Refused};
 use crate::member::Member;
 
-/// Keys that the background pass after a compaction looks at before the inbox is looked at again: about a millisecond.
+/// Keys that the background pass after a compaction looks at before the inbox is looked at again, those aside that changed
+/// meanwhile: about a millisecond.
 const MAINTAIN_KEYS: usize = 2_000;
 /// A sealed segment whose share of live bytes is at most this is rewritten.
 const REWRITE_SHARE: f64 = 0.5;
@@ -152,11 +153,13 @@ pub(super) struct Applier {
     pub todo: Todo,
 }
 
-/// What an [`Applier`] does when nothing is to be applied.
+/// What an [`Applier`] does besides applying.
 #[derive(Default)]
 pub(super) struct Todo {
     /// A background pass over the index may have something left.
     is_sweeping: bool,
+    /// Changes since the last slice of that pass, or since before it began.
+    changes: usize,
     is_storing: bool,
     checkpoint_wanted: bool,
     defragmentation: Defragmentation,
@@ -174,7 +177,10 @@ struct Defragmentation {
 }
 
 impl Applier {
-    /// Takes what waits and applies it, or else tidies up a little. True when it has written its last checkpoint.
+    /// Takes what waits and applies it, then tidies up a little. True when it has written its last checkpoint.
+    ///
+    /// A slice of tidying follows every batch and takes more away than can have been added since the one before, so that a
+    /// compaction comes to an end under any load.
     fn turn(&mut self, inbox: &Inbox<ApplyInput>) -> Result<bool, Fault> {
         let (mut inputs, mut jobs) = (Vec::new(), Vec::new());
         inbox.take(usize::MAX, &mut inputs);
@@ -184,7 +190,8 @@ impl Applier {
         if !jobs.is_empty() {
             let done = self.apply_batch(jobs)?;
             self.replica.report(Input::Applied(done));
-        } else if self.todo.is_sweeping {
+        }
+        if self.todo.is_sweeping {
             self.sweep();
         }
         self.offer_store_work();
@@ -236,7 +243,11 @@ impl Applier {
         for hub in &mut self.hubs {
             hub.feed(&output.published);
         }
-        self.todo.is_sweeping = self.apply.state().needs_maintenance();
+        if !self.todo.is_sweeping {
+            self.todo.changes = 0;
+        }
+        self.todo.changes += output.published.events.len();
+        self.todo.is_sweeping = self.apply.needs_maintenance();
         Ok(output.done)
     }
 
@@ -268,9 +279,11 @@ impl Applier {
     }
 
     fn sweep(&mut self) {
-        let swept = self.apply.maintain(MAINTAIN_KEYS);
+        // A change can leave two things: the version that it replaces, and itself if it is a deletion.
+        let budget = MAINTAIN_KEYS + 2 * std::mem::take(&mut self.todo.changes);
+        let swept = self.apply.maintain(budget);
         self.todo.is_sweeping = swept.more;
-        if !swept.more {
+        if !swept.more || !swept.answers.is_empty() {
             // Files have changed, keys have not: readers get the new view, watchers need not hear of it.
             self.publish_view(&self.apply.published());
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -350,5 +363,90 @@ impl HubFeed {
             Ok(()) | Err(Refused::Closed) => None,
             Err(Refused::Full) => Some(published.view.clone()),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::unbounded;
+    use futures_util::FutureExt;
+    use prost::Message as _;
+    use proto::{etcdserverpb as pb, raftpb};
+
+    use replica::Ticket;
+
+    use super::super::tests::{Parts, parts};
+    use super::*;
+
+    /// Puts of one key.
+    fn puts(after: u64, count: u64) -> ApplyInput {
+        let put = pb::PutRequest {
+            key: "a".into(),
+            ..Default::default()
+        };
+        let request = pb::InternalRaftRequest {
+            put: Some(put),
+            ..Default::default()
+        };
+        let entries = (after + 1..=after + count).map(|index| (entry(index, &request), None));
+        ApplyInput::Job(ApplyJob {
+            entries: entries.collect(),
+            is_brief: false,
+        })
+    }
+
+    fn entry(index: u64, request: &pb::InternalRaftRequest) -> raftpb::Entry {
+        raftpb::Entry {
+            term: Some(1),
+            index: Some(index),
+            data: Some(request.encode_to_vec().into()),
+            ..Default::default()
+        }
+    }
+
+    /// Tidying had its turn only when no batch was there.
+    #[test]
+    fn a_compaction_ends_under_a_load_that_never_pauses() {
+        let Parts { booted, member, .. } = parts();
+        let mailbox = Arc::new(Mailbox::default());
+        let mut applier = Applier {
+            apply: booted.apply,
+            replica: Arc::default(),
+            store: unbounded().0,
+            hubs: Vec::new(),
+            member: member.clone(),
+            mailboxes: vec![mailbox.clone()],
+            alarm: Alarm {
+                faults: unbounded().0,
+                stopping: Arc::default(),
+            },
+            todo: Todo::default(),
+        };
+        let inbox = Inbox::new(1);
+        let mut turn = |input| {
+            inbox.push(input);
+            applier.turn(&inbox).expect("no fault");
+            applier.apply.state().applied().0
+        };
+        let dead = 5 * MAINTAIN_KEYS as u64;
+        let mut applied = turn(puts(0, dead));
+        let compaction = pb::InternalRaftRequest {
+            compaction: Some(pb::CompactionRequest {
+                revision: member.view.load().revision(),
+                physical: true,
+            }),
+            ..Default::default()
+        };
+        let entries = vec![(entry(applied + 1, &compaction), Some(Ticket(0)))];
+        let mut next = ApplyInput::Job(ApplyJob {
+            entries,
+            is_brief: false,
+        });
+        for number in 1..=5 {
+            assert!(mailbox.take().now_or_never().is_none(), "turn {number}");
+            applied = turn(next);
+            next = puts(applied, 1);
+        }
+        assert!(mailbox.take().now_or_never().is_some());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use prost::Message as _;
 use proto::etcdserverpb as pb;
-use replica::boot::{self, Params};
+use replica::boot::{self, Booted, Params};
 use replica::duties::{self, AutoCompaction};
 use replica::{Config, MemberId, Reply, Request, Ticket};
 use state::{Applied, Response};
@@ -28,7 +28,14 @@ struct Running {
     _data_dir: storage::datadir::DataDir,
 }
 
-fn start(callers: usize) -> Running {
+/// What a member is made of before it runs.
+pub(super) struct Parts {
+    pub booted: Booted,
+    pub inboxes: Inboxes,
+    pub member: Arc<Member>,
+}
+
+pub(super) fn parts() -> Parts {
     let disk = MemDisk::new();
     for dir in ["data/wal", "data/store"] {
         disk.create_dir_all(dir.as_ref()).expect("a directory");
@@ -42,6 +49,19 @@ fn start(callers: usize) -> Running {
     };
     let view = booted.apply.published().view;
     let member = Member::new((77, 1), booted.ids.clone(), limits, view, inboxes.replica());
+    Parts {
+        booted,
+        inboxes,
+        member,
+    }
+}
+
+fn start(callers: usize) -> Running {
+    let Parts {
+        booted,
+        inboxes,
+        member,
+    } = parts();
     let mailboxes: Vec<Arc<Mailbox>> = (0..callers).map(|_| Arc::default()).collect();
     let core = Core {
         replica: booted.replica,

@@ -68,7 +68,7 @@ impl World {
                 status.leader != 0
                     && (status.applied, status.committed) == (last, last)
                     && life.view.applied().0 == last
-                    && !life.apply.state().needs_maintenance()
+                    && !life.apply.needs_maintenance()
                     && !has_short_lease
             })
         };

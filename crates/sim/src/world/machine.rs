@@ -546,7 +546,7 @@ impl World {
     fn wants_maintenance(&mut self, member: usize) {
         let slow = self.plan.sweep;
         let life = self.life(member);
-        if life.maintain_scheduled || !life.apply.state().needs_maintenance() {
+        if life.maintain_scheduled || !life.apply.needs_maintenance() {
             return;
         }
         life.maintain_scheduled = true;

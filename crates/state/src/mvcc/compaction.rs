@@ -33,9 +33,10 @@ impl Store {
         Ok(())
     }
 
-    /// Whether something that the last compaction made unreachable is still in memory.
-    pub(crate) fn is_untidy(&self) -> bool {
-        self.past.front(self.compacted).is_some() || self.dead_deletion().is_some()
+    /// Whether all that the compaction at `revision`, or one before it, made unreachable is gone from memory.
+    pub(crate) fn is_tidy(&self, revision: i64) -> bool {
+        let dead = |deletion: &Deletion| deletion.revision.main < revision;
+        self.past.front(revision).is_none() && !self.deletions.front().is_some_and(dead)
     }
 
     /// Takes up to `budget` dead versions away. True if more is left.
@@ -63,7 +64,7 @@ impl Store {
             self.forget(&key, revision);
             left -= 1;
         }
-        self.is_untidy()
+        !self.is_tidy(self.compacted)
     }
 
     /// The oldest deletion, if it lies below the compacted revision.
