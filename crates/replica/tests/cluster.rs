@@ -188,6 +188,9 @@ impl Cluster {
                         .insert(answer.ticket, Ok(Reply::Applied(answer.applied)));
                 }
                 node.inbox.push_back(Input::Applied(output.done));
+                while let Some(job) = node.apply.hash_job() {
+                    node.apply.hashed(&job.run().expect("the disk works"));
+                }
                 while node.apply.needs_maintenance() {
                     for answer in node.apply.maintain(1000).answers {
                         node.answers

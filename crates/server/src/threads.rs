@@ -7,6 +7,7 @@
 //!     |                  +--ApplyJob--> apply --Applied--> replica
 //!     +----answers----------------------/  |  \--Published--> watch hubs --> clients
 //!                                          +--StoreJob--> store --StoreDone--> apply
+//!                                          +--HashJob---> hash ---HashDone---> apply
 //! ```
 //!
 //! Every thread drains its inbox, works, and passes on: batching without timers. While nothing waits, the step of the replica and a
@@ -18,7 +19,7 @@
 //! | clients to replica | [`INBOX_MAX`] | the client is told "too many requests" |
 //! | completions to replica | jobs in flight | the worker waits; the replica never waits for it |
 //! | replica to log, to apply | what the replica admits | (can't be) |
-//! | apply to store | one job | (can't be) |
+//! | apply to store, to hash | one job | (can't be) |
 //! | apply to a hub | [`HUB_QUEUE_MAX`] | the batch is not queued; the hub gets the newest view later and reads the rest there |
 
 mod apply;
@@ -35,7 +36,7 @@ use replica::workers::{
     ApplyWorker, LogJob, LogWorker, StoreDone, StoreError, StoreJob, StoreWorker,
 };
 use replica::{Input, Now, Replica};
-use state::ReadView;
+use state::{HashJob, ReadView};
 use storage::fault::Fault;
 use storage::wal::{Spare, SpareJob};
 use tokio::sync::oneshot;
@@ -163,6 +164,7 @@ impl Threads {
         };
         let log_inbox = Arc::new(Inbox::new(1));
         let (store_sender, store_inbox) = unbounded();
+        let (hash_sender, hash_inbox) = unbounded();
         let (spare_sender, spare_inbox) = unbounded();
         let desk = inboxes.replica;
         let apply_desk = Arc::new(ApplyDesk::default());
@@ -197,6 +199,7 @@ impl Threads {
             apply,
             replica: desk.clone(),
             store: store_sender,
+            hash: hash_sender,
             hubs,
             member: around.member.clone(),
             mailboxes: around.mailboxes.clone(),
@@ -210,6 +213,10 @@ impl Threads {
         threads.spawn("store", move || {
             let tell = |took| member.metrics.backend_commit.observe(took);
             run_store(store, &store_inbox, &stored, &store_alarm, tell)
+        })?;
+        let (hashed, hash_alarm) = (apply_desk.clone(), alarm.clone());
+        threads.spawn("hash", move || {
+            run_hashes(&hash_inbox, &hashed, &hash_alarm)
         })?;
         let log = LogThread {
             log,
@@ -430,6 +437,16 @@ fn run_store(
             }
         }
         apply.tell(ApplyInput::Stored(done));
+    }
+}
+
+/// Computes the hashes of compactions, one at a time. They read everything, which is why nothing else waits for this thread.
+fn run_hashes(jobs: &Receiver<HashJob>, apply: &ApplyDesk, alarm: &Alarm) {
+    for job in jobs {
+        match job.run() {
+            Ok(done) => apply.tell(ApplyInput::Hashed(done)),
+            Err(fault) => return alarm.raise(fault),
+        }
     }
 }
 

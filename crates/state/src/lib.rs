@@ -27,6 +27,7 @@ pub mod version;
 mod view;
 
 pub use mvcc::hash::KvHash;
+pub use mvcc::kept::{HashDone, HashJob};
 pub use mvcc::read::RangeResult;
 pub use outcome::{Applied, Event, EventKind, Fact, ReadError, Rejected, Response};
 pub use restore::Importer;

@@ -16,6 +16,7 @@ use storage::segments::{RewriteJob, Rewritten, Segments, SegmentsOptions};
 use crate::apply;
 use crate::lease;
 use crate::mvcc::Store;
+use crate::mvcc::kept::{HashDone, HashJob};
 use crate::mvcc::load::Loader;
 use crate::outcome::Applied;
 use crate::restore;
@@ -168,6 +169,7 @@ impl State {
             leases: self.leases.view(),
             small: Arc::clone(&self.small),
             rows: self.tables.rows(),
+            hashes: self.store.hashes.clone(),
         }
     }
 
@@ -180,6 +182,24 @@ impl State {
     #[must_use]
     pub fn needs_maintenance(&self) -> bool {
         !self.store.is_tidy(self.store.compacted)
+    }
+
+    /// The next hash of a compaction to compute, for another thread. Hand the result to [`State::hashed`] before asking again;
+    /// else the same job comes again.
+    #[must_use]
+    pub fn hash_job(&self) -> Option<HashJob> {
+        self.store.hashes.next_job()
+    }
+
+    /// Keeps the hash of a compaction, and lets go of the view that it was taken from.
+    pub fn hashed(&mut self, done: &HashDone) {
+        self.store.hashes.done(done);
+    }
+
+    /// Whether the hash of the compaction at `revision` is still to be computed. One that is no longer kept is not.
+    #[must_use]
+    pub fn is_hash_wanted(&self, revision: i64) -> bool {
+        self.store.hashes.is_wanted(revision)
     }
 
     /// Whether everything that the compaction at `revision` made unreachable has been tidied away.

@@ -18,6 +18,7 @@ use storage::segments::{Record, Revision, SegmentsView};
 use crate::membership::Membership;
 use crate::mvcc::hash::KvHash;
 use crate::mvcc::history::History;
+use crate::mvcc::kept::KeptHashes;
 use crate::mvcc::past::Queue;
 use crate::mvcc::read::{Keys, RangeResult, Reader};
 use crate::mvcc::tree::{End, Tree};
@@ -41,6 +42,7 @@ pub struct ReadView {
     pub(crate) leases: lease::View,
     pub(crate) small: Arc<Small>,
     pub(crate) rows: Arc<Rows>,
+    pub(crate) hashes: KeptHashes,
 }
 
 /// What is small and changes rarely.
@@ -186,12 +188,25 @@ impl ReadView {
         self.reader().get(key, at)
     }
 
-    /// Hashes the key bucket up to `revision` (0: the newest), equal to etcd's on every member with this history.
+    /// Hashes the key bucket up to `revision` (0: the newest), equal to etcd's on every member with this history. At one of the last ten
+    /// compactions it is the hash that was taken then, with the compaction before it as `compact_revision`.
     ///
     /// # Errors
     /// Compacted or FutureRev; or a fault.
     pub fn hash_kv(&self, revision: i64) -> Result<KvHash, ReadError> {
-        self.reader().hash_kv(revision)
+        // 0 may be compacted as well, but asks for the newest. etcd forgets that for the next ten compactions.
+        match self.hashes.get(revision).filter(|_| revision > 0) {
+            Some(kept) => {
+                let (hash, compact_revision) = kept?;
+                Ok(KvHash {
+                    hash,
+                    compact_revision,
+                    hash_revision: revision,
+                    current_revision: self.revision,
+                })
+            }
+            None => self.reader().hash_kv(revision),
+        }
     }
 
     /// Hashes all buckets, leaving out what differs between members by nature, as etcd's `Hash` does.

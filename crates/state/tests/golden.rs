@@ -19,6 +19,28 @@ fn revisions_and_hashes_are_those_of_etcd_3_5_30() {
     replay(include_str!("golden/etcd-3.5.30-seed-1.jsonl"), |_, _| {});
 }
 
+/// This one asks for hashes at compactions, too: etcd keeps the last ten.
+#[test]
+fn the_hashes_of_past_compactions_are_those_of_etcd_3_5_30() {
+    let transcript = include_str!("golden/etcd-3.5.30-seed-2.jsonl");
+    replay(transcript, |_, _| {});
+    replay(transcript, |member, line| {
+        if line % 3 == 0 {
+            member.state.maintain(2);
+        }
+        if line % 7 == 0
+            && let Some(job) = member.state.hash_job()
+        {
+            member.state.hashed(&job.run().expect("sound data"));
+        }
+        if line % 50 == 0 {
+            while member.state.maintain(5) {}
+            member.checkpoint();
+            member.rewrite();
+        }
+    });
+}
+
 #[test]
 fn hashes_do_not_depend_on_how_far_tidying_has_come() {
     replay(

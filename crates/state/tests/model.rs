@@ -32,6 +32,8 @@ fn every_answer_is_the_models() {
 struct Run {
     member: Member,
     model: Model,
+    /// The last compaction before the last checkpoint.
+    checkpointed: i64,
     random: ChaCha8Rng,
 }
 
@@ -40,6 +42,7 @@ impl Run {
         Run {
             member: Member::new(),
             model: Model::new(),
+            checkpointed: -1,
             random: ChaCha8Rng::seed_from_u64(seed),
         }
     }
@@ -58,7 +61,7 @@ impl Run {
                 935..990 => self.maintain(),
                 990..993 => self.events(),
                 993..996 => self.rows(),
-                996..998 => self.member.checkpoint(),
+                996..998 => self.checkpoint(),
                 998 => self.rewrite(),
                 _ => self.restart(),
             }
@@ -184,13 +187,17 @@ impl Run {
     }
 
     fn hash(&mut self) {
-        let revision = self.revision();
+        let past = self.below(12) as usize;
+        let revision = match self.model.hashes.get(past) {
+            Some((compacted, ..)) => *compacted,
+            None => self.revision(),
+        };
         let actual = self
             .member
             .state
             .view()
             .hash_kv(revision)
-            .map(|hash| hash.hash)
+            .map(|hash| (hash.hash, hash.compact_revision))
             .map_err(text);
         assert_eq!(
             actual,
@@ -204,6 +211,11 @@ impl Run {
         let view = self.member.state.view();
         let before = view.hash_kv(0).expect("the current revision").hash;
         self.member.state.maintain(budget);
+        if budget == 3
+            && let Some(job) = self.member.state.hash_job()
+        {
+            self.member.state.hashed(&job.run().expect("sound data"));
+        }
         assert_eq!(
             view.hash_kv(0).expect("the current revision").hash,
             before,
@@ -211,15 +223,23 @@ impl Run {
         );
     }
 
+    fn checkpoint(&mut self) {
+        self.checkpointed = self.model.compacted;
+        self.member.checkpoint();
+    }
+
     fn rewrite(&mut self) {
         while self.member.state.maintain(100) {}
-        self.member.checkpoint();
+        self.checkpoint();
         self.member.rewrite();
     }
 
     fn restart(&mut self) {
         let before = self.member.state.view();
         self.member.restart();
+        let checkpointed = self.checkpointed;
+        let replayed = |(compacted, ..): &(i64, i64, u32)| *compacted > checkpointed;
+        self.model.hashes.retain(replayed);
         let after = self.member.state.view();
         assert_eq!(after.applied(), before.applied());
         assert_eq!(after.revision(), before.revision());

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use proto::raftpb;
-use state::{Applied, Event, Fact, ReadView, State};
+use state::{Applied, Event, Fact, HashDone, HashJob, ReadView, State};
 use storage::fault::Fault;
 use storage::wal::Marker;
 
@@ -61,6 +61,7 @@ pub struct ApplyWorker {
     store_busy: bool,
     /// What the checkpoint under way stands for.
     marker: Option<Marker>,
+    is_hashing: bool,
     /// Compactions that are answered only when their work is done, with their revisions, which ascend. Bounded by the calls
     /// that the replica admits.
     physical: VecDeque<(i64, Answer)>,
@@ -81,6 +82,7 @@ impl ApplyWorker {
             state,
             store_busy: false,
             marker: None,
+            is_hashing: false,
             physical: VecDeque::new(),
         }
     }
@@ -204,8 +206,26 @@ impl ApplyWorker {
 
     /// Whether the oldest compaction that somebody waits for is done.
     fn has_finished_compaction(&self) -> bool {
+        let is_done =
+            |revision| self.state.is_tidy(revision) && !self.state.is_hash_wanted(revision);
         let oldest = self.physical.front();
-        oldest.is_some_and(|(revision, _)| self.state.is_tidy(*revision))
+        oldest.is_some_and(|(revision, _)| is_done(*revision))
+    }
+
+    /// The hash of a compaction to compute on another thread; `None` while that is under way, or if there is none.
+    pub fn hash_job(&mut self) -> Option<HashJob> {
+        if self.is_hashing {
+            return None;
+        }
+        let job = self.state.hash_job()?;
+        self.is_hashing = true;
+        Some(job)
+    }
+
+    /// Takes back the result of a [`HashJob`]. [`ApplyWorker::needs_maintenance`] may be true now.
+    pub fn hashed(&mut self, done: &HashDone) {
+        self.is_hashing = false;
+        self.state.hashed(done);
     }
 
     /// A mostly dead segment to rewrite, when the store worker is idle.
@@ -289,6 +309,12 @@ mod tests {
         output.answers.into_iter().map(|a| a.ticket).collect()
     }
 
+    fn hash_all(worker: &mut ApplyWorker) {
+        while let Some(job) = worker.hash_job() {
+            worker.hashed(&job.run().expect("no fault"));
+        }
+    }
+
     fn maintain(worker: &mut ApplyWorker, budget: usize) -> Vec<Ticket> {
         let maintained = worker.maintain(budget);
         maintained.answers.into_iter().map(|a| a.ticket).collect()
@@ -300,6 +326,8 @@ mod tests {
         let mut worker = worker();
         put_until(&mut worker, 2);
         assert!(compact(&mut worker, 2, Some(Ticket(7))).is_empty());
+        assert!(!worker.needs_maintenance(), "the hash is not there");
+        hash_all(&mut worker);
         assert!(worker.needs_maintenance());
         assert_eq!(maintain(&mut worker, 10), [Ticket(7)]);
         assert!(!worker.needs_maintenance());
@@ -313,6 +341,7 @@ mod tests {
         assert!(compact(&mut worker, 5, Some(Ticket(1))).is_empty());
         assert!(compact(&mut worker, 19, None).is_empty());
         assert!(compact(&mut worker, 20, Some(Ticket(2))).is_empty());
+        hash_all(&mut worker);
         assert!(maintain(&mut worker, 2).is_empty());
         assert_eq!(maintain(&mut worker, 1), [Ticket(1)]);
         assert_eq!(maintain(&mut worker, 100), [Ticket(2)]);

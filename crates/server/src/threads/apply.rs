@@ -10,7 +10,7 @@ use crossbeam_channel::Sender;
 use replica::watch;
 use replica::workers::{Answer, ApplyDone, ApplyJob, ApplyWorker, Published, StoreDone, StoreJob};
 use replica::{Input, Reply};
-use state::ReadView;
+use state::{HashDone, HashJob, ReadView};
 use storage::fault::Fault;
 use tokio::sync::oneshot;
 
@@ -32,6 +32,7 @@ pub(super) enum ApplyInput {
     Job(ApplyJob),
     Checkpoint,
     Stored(StoreDone),
+    Hashed(HashDone),
     /// Give back all space that can be given back, then say so.
     Defragment(oneshot::Sender<()>),
     /// There is something to tidy up.
@@ -80,7 +81,7 @@ impl ApplyDesk {
         };
         match worker.apply_batch(vec![job]) {
             Ok(done) => {
-                worker.offer_store_work();
+                worker.offer_work();
                 if worker.todo.is_sweeping {
                     self.tell(ApplyInput::Wake);
                 }
@@ -146,6 +147,7 @@ pub(super) struct Applier {
     pub apply: ApplyWorker,
     pub replica: Arc<Desk>,
     pub store: Sender<StoreJob>,
+    pub hash: Sender<HashJob>,
     pub hubs: Vec<HubFeed>,
     pub member: Arc<Member>,
     pub mailboxes: Vec<Arc<Mailbox>>,
@@ -194,7 +196,7 @@ impl Applier {
         if self.todo.is_sweeping {
             self.sweep();
         }
-        self.offer_store_work();
+        self.offer_work();
         Ok(self.is_done_stopping())
     }
 
@@ -214,6 +216,12 @@ impl Applier {
                 }
                 // Files have changed, keys have not: readers get the new view, watchers need not hear of it.
                 self.publish_view(&self.apply.published());
+            }
+            ApplyInput::Hashed(done) => {
+                self.apply.hashed(&done);
+                // A view that does without what was hashed.
+                self.publish_view(&self.apply.published());
+                self.todo.is_sweeping = self.apply.needs_maintenance();
             }
             ApplyInput::Wake => self.todo.is_sweeping = true,
             ApplyInput::Defragment(done) => {
@@ -291,6 +299,14 @@ impl Applier {
             self.member.metrics.compaction_last.set(now_s);
             self.answer(swept.answers);
         }
+    }
+
+    fn offer_work(&mut self) {
+        if let Some(job) = self.apply.hash_job() {
+            // That thread ends after this one.
+            let _ = self.hash.send(job);
+        }
+        self.offer_store_work();
     }
 
     /// Gives the store thread its next job: a checkpoint that is due, else a segment worth rewriting.
@@ -409,10 +425,12 @@ mod tests {
     fn a_compaction_ends_under_a_load_that_never_pauses() {
         let Parts { booted, member, .. } = parts();
         let mailbox = Arc::new(Mailbox::default());
+        let (hash, hash_jobs) = unbounded();
         let mut applier = Applier {
             apply: booted.apply,
             replica: Arc::default(),
             store: unbounded().0,
+            hash,
             hubs: Vec::new(),
             member: member.clone(),
             mailboxes: vec![mailbox.clone()],
@@ -426,6 +444,9 @@ mod tests {
         let mut turn = |input| {
             inbox.push(input);
             applier.turn(&inbox).expect("no fault");
+            for job in hash_jobs.try_iter() {
+                inbox.push(ApplyInput::Hashed(job.run().expect("no fault")));
+            }
             applier.apply.state().applied().0
         };
         let dead = 5 * MAINTAIN_KEYS as u64;

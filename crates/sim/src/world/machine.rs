@@ -16,8 +16,8 @@ use replica::workers::{
     ApplyJob, ApplyWorker, LogDone, LogJob, LogWorker, StoreError, StoreJob, StoreWorker,
 };
 use replica::{Config, Effect, Input, MemberId, Now, Replica, Reply, Status, Ticket};
-use state::ReadView;
 use state::membership::Member;
+use state::{HashJob, ReadView};
 use storage::datadir::{DataDir, Layout, Permissions};
 use storage::disk::MemDisk;
 use storage::fault::{Fault, FaultKind};
@@ -78,6 +78,7 @@ pub(super) struct Life {
     pub store_running: Option<StoreJob>,
     pub checkpoint_wanted: bool,
     pub maintain_scheduled: bool,
+    pub hash_running: Option<HashJob>,
     pub hub_inbox: VecDeque<watch::Input<ReadView>>,
     pub hub_scheduled: bool,
     pub hub_wants_turn: bool,
@@ -195,6 +196,7 @@ impl World {
             store_running: None,
             checkpoint_wanted: false,
             maintain_scheduled: false,
+            hash_running: None,
             hub_inbox: VecDeque::new(),
             hub_scheduled: false,
             hub_wants_turn: false,
@@ -295,6 +297,7 @@ impl World {
             Moment::Stored => self.stored(member),
             Moment::StoreRetry => self.after(member, 1, Moment::Stored),
             Moment::Maintain => self.maintain(member),
+            Moment::Hashed => self.hashed(member),
             Moment::Hub => self.hub_step(member),
             Moment::HubClock => self.hub_clock(member),
         }
@@ -540,6 +543,7 @@ impl World {
         }
         self.input(member, Input::Applied(output.done));
         self.wants_maintenance(member);
+        self.start_hashing(member);
         self.start_applying(member);
     }
 
@@ -572,6 +576,31 @@ impl World {
         }
         self.wants_maintenance(member);
         self.start_storing(member);
+    }
+
+    /// The hash of a compaction, which another thread computes.
+    fn start_hashing(&mut self, member: usize) {
+        let life = self.life(member);
+        let Some(job) = life.apply.hash_job() else {
+            return;
+        };
+        life.hash_running = Some(job);
+        let delay = self.dice.disk.delay(100, 2_000);
+        self.after(member, delay, Moment::Hashed);
+    }
+
+    fn hashed(&mut self, member: usize) {
+        let life = self.life(member);
+        let Some(job) = life.hash_running.take() else {
+            return;
+        };
+        match job.run() {
+            Ok(done) => life.apply.hashed(&done),
+            Err(fault) => return self.stopped(member, &fault),
+        }
+        life.view = life.apply.published().view;
+        self.wants_maintenance(member);
+        self.start_hashing(member);
     }
 
     // The store worker.

@@ -80,6 +80,7 @@ enum Moment {
     Stored,
     StoreRetry,
     Maintain,
+    Hashed,
     Hub,
     HubClock,
 }

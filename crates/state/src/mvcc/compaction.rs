@@ -11,6 +11,7 @@ use storage::segments::Revision;
 
 use super::Store;
 use super::history::History;
+use super::kept::Moment;
 use super::tree::{Change, End, Tree};
 use crate::outcome::Rejected;
 
@@ -29,6 +30,16 @@ impl Store {
         if revision > self.revision {
             return Err(Rejected(&error::FUTURE_REV));
         }
+        self.hashes.want(
+            revision,
+            Moment {
+                index: self.index.clone(),
+                past: self.past.clone(),
+                segments: self.segments.view(),
+                revision: self.revision,
+                compacted: self.compacted,
+            },
+        );
         self.compacted = revision;
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::outcome::{ReadError, reject};
 pub struct KvHash {
     /// CRC-32C.
     pub hash: u32,
-    /// Compacted revision when the hash was taken; -1 before the first compaction.
+    /// The last compaction before the hash was taken; -1 before the first.
     pub compact_revision: i64,
     /// The revision up to which rows were hashed.
     pub hash_revision: i64,
@@ -54,7 +54,7 @@ pub(crate) fn revision_key(revision: Revision) -> [u8; 17] {
 }
 
 impl Reader<'_> {
-    /// Hashes all rows up to `revision`; 0 and below is the newest.
+    /// Hashes all rows up to `revision`; 0 is the newest.
     pub(crate) fn hash_kv(&self, revision: i64) -> Result<KvHash, ReadError> {
         if revision > 0 && revision < self.compacted {
             return reject(&error::COMPACTED);
@@ -67,18 +67,34 @@ impl Reader<'_> {
         } else {
             revision
         };
-        let mut hashed =
-            Survivors::collect(self.index, |history| history.hashed_at(self.past, upto));
-        if hashed.is_empty() {
+        let hashed = Survivors::collect(self.index, |history| history.hashed_at(self.past, upto));
+        Ok(KvHash {
+            hash: self.hash_rows(hashed, upto)?,
+            compact_revision: self.compacted,
+            hash_revision: upto,
+            current_revision: self.revision,
+        })
+    }
+
+    /// The hash that etcd takes while it compacts at `revision`: of what the compaction before has left, and of all that has come
+    /// since, with what this one drops. `self` is the key space when the compaction began.
+    pub(crate) fn hash_of_compaction(&self, revision: i64) -> Result<u32, Fault> {
+        let kept = Survivors::collect(self.index, |history| history.kept_at(self.past, revision));
+        self.hash_rows(kept, revision)
+    }
+
+    /// Hashes all rows up to `upto`; of those already compacted, the ones in `kept`.
+    fn hash_rows(&self, mut kept: Survivors, upto: i64) -> Result<u32, Fault> {
+        if kept.is_empty() {
             // etcd then skips nothing, and so hashes all that its compaction has left.
-            hashed = Survivors::collect(self.index, |history| {
+            kept = Survivors::collect(self.index, |history| {
                 history.kept_at(self.past, self.compacted)
             });
         }
         let mut crc = crc32c::crc32c(b"key");
         self.scan(upto, |row| {
             let compacted = row.revision.main <= self.compacted;
-            let skip = (compacted && !hashed.contains(row.revision))
+            let skip = (compacted && !kept.contains(row.revision))
                 || (row.tombstone && row.revision.main == self.compacted);
             if !skip {
                 let (key, size) = row.key();
@@ -87,12 +103,7 @@ impl Reader<'_> {
             }
             ControlFlow::Continue(())
         })?;
-        Ok(KvHash {
-            hash: crc,
-            compact_revision: self.compacted,
-            hash_revision: upto,
-            current_revision: self.revision,
-        })
+        Ok(crc)
     }
 
     /// Every row that etcd's key bucket would hold, in order, until `visit` breaks.

@@ -14,6 +14,7 @@
 pub(crate) mod compaction;
 pub(crate) mod hash;
 pub(crate) mod history;
+pub(crate) mod kept;
 pub(crate) mod load;
 pub(crate) mod past;
 pub(crate) mod read;
@@ -28,6 +29,7 @@ use storage::segments::{Segments, SegmentsView};
 
 use compaction::Deletion;
 use history::History;
+use kept::KeptHashes;
 use past::Queue;
 use read::Reader;
 use tree::Tree;
@@ -43,6 +45,7 @@ pub(crate) struct Store {
     pub revision: i64,
     /// The last compaction; -1 before the first.
     pub compacted: i64,
+    pub hashes: KeptHashes,
 }
 
 impl Store {
@@ -55,6 +58,7 @@ impl Store {
             segments,
             revision: 1,
             compacted: -1,
+            hashes: KeptHashes::default(),
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Model {
     pub compacted: i64,
     /// Id to granted TTL.
     pub leases: BTreeMap<i64, i64>,
+    /// The last compactions: revision, the one before, hash.
+    pub hashes: Vec<(i64, i64, u32)>,
     /// Changes of the transaction in progress.
     sub: i64,
 }
@@ -42,6 +44,7 @@ impl Model {
             revision: 1,
             compacted: -1,
             leases: BTreeMap::new(),
+            hashes: Vec::new(),
             sub: 0,
         }
     }
@@ -121,16 +124,29 @@ impl Model {
         if at > self.revision {
             return Err(&error::FUTURE_REV);
         }
-        self.compacted = at;
         let newest = self.newest_to(at);
-        self.rows.retain(|row| {
+        let stays = |row: &Row| {
             let is_newest = newest.get(&row.kv.key) == Some(&(row.main, row.sub));
             row.main > at || (is_newest && (!row.deleted || row.main == at))
-        });
+        };
+        let keep = self.rows.iter().filter(|row| row.main <= at && stays(row));
+        let keep = keep.map(|row| (row.main, row.sub)).collect();
+        let hash = self.hash_rows(at, &keep);
+        self.hashes.push((at, self.compacted, hash));
+        if self.hashes.len() > 10 {
+            self.hashes.remove(0);
+        }
+        self.compacted = at;
+        self.rows.retain(stays);
         Ok(())
     }
 
-    pub fn hash(&self, revision: i64) -> Result<u32, Refused> {
+    /// The hash up to a revision, and the compaction it depends on.
+    pub fn hash(&self, revision: i64) -> Result<(u32, i64), Refused> {
+        let kept = self.hashes.iter().find(|(at, ..)| *at == revision);
+        if let Some((_, before, hash)) = kept.filter(|_| revision > 0) {
+            return Ok((*hash, *before));
+        }
         if revision > 0 && revision < self.compacted {
             return Err(&error::COMPACTED);
         }
@@ -151,6 +167,10 @@ impl Model {
             .filter(live)
             .map(|row| (row.main, row.sub))
             .collect();
+        Ok((self.hash_rows(upto, &keep), self.compacted))
+    }
+
+    fn hash_rows(&self, upto: i64, keep: &BTreeSet<(i64, i64)>) -> u32 {
         let mut hashed = b"key".to_vec();
         for row in self.rows.iter().filter(|row| row.main <= upto) {
             if row.main <= self.compacted
@@ -168,7 +188,7 @@ impl Model {
             hashed.extend(row.deleted.then_some(b't'));
             hashed.extend(row.kv.encode_to_vec());
         }
-        Ok(crc32c::crc32c(&hashed))
+        crc32c::crc32c(&hashed)
     }
 
     pub fn range(&self, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Refused> {
