@@ -14,6 +14,7 @@
 //! | `QUORATE_DIFFTEST_DIR` | the differential tester; without it `../shared/tools/difftest` beside the repository |
 //! | `QUORATE_REQUIRE_ALL=1` | a suite that cannot run fails instead of being skipped (CI) |
 //! | `QUORATE_OPS`, `QUORATE_ROUNDS`, `QUORATE_SEED` | more or less work, and the seed to repeat |
+//! | `QUORATE_REFERENCE` | the folder of the real etcd to compare with, for instance `etcd-3.5.1` |
 
 #![forbid(unsafe_code)]
 

@@ -29,9 +29,13 @@ pub fn etcd(folder: &str) -> Result<Program, String> {
     peer(folder, "etcd")
 }
 
-/// The best reference that is here: the newest etcd 3.5, else 3.5.1, which has bugs that later ones have not.
+/// The folder named by `QUORATE_REFERENCE`, or the best reference that is here: the newest etcd 3.5, else 3.5.1, which has bugs that
+/// later ones have not.
 pub fn etcd_reference() -> Result<Program, String> {
-    etcd("etcd-late").or_else(|_| etcd("etcd-3.5.1"))
+    match std::env::var("QUORATE_REFERENCE") {
+        Ok(folder) => etcd(&folder),
+        Err(_) => etcd("etcd-late").or_else(|_| etcd("etcd-3.5.1")),
+    }
 }
 
 /// A program below the peers' folder.
