@@ -1,7 +1,5 @@
 //! `etcdserverpb.KV`.
 
-use std::time::Instant;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
@@ -19,20 +17,8 @@ use super::status::Status;
 pub async fn range(session: &Session, request: pb::RangeRequest) -> Result<Bytes, Status> {
     validate::range(&request)?;
     let view = session.view(request.serializable).await?;
-    let begun = Instant::now();
     let result = view.range(&request).map_err(read_failed)?;
-    let (member, took) = (&session.member, begun.elapsed());
-    member.metrics.ranges.inc();
-    member.metrics.range_durations.observe(took);
-    if took > member.settings().warning_apply {
-        tracing::warn!(
-            took = format!("{took:?}"),
-            "expected-duration" = format!("{:?}", member.settings().warning_apply),
-            prefix = "read-only range ",
-            keys = result.kvs.len(),
-            "apply request took too long"
-        );
-    }
+    session.member.metrics.ranges.inc();
     Ok(frame_range(session.member.header(result.revision), &result))
 }
 

@@ -135,7 +135,8 @@ pub struct Metrics {
 
     /// etcd's `mvcc` counters of operations.
     pub ranges: Counter,
-    pub range_durations: Histogram,
+    /// Of ranges that failed, and of those that did not.
+    pub range_durations: [Histogram; 2],
     pub puts: Counter,
     /// Bytes of their keys and values.
     pub put_bytes: Counter,
@@ -188,7 +189,7 @@ impl Default for Metrics {
             grpc_sent_bytes: Counter::default(),
             clients: Clients::default(),
             ranges: Counter::default(),
-            range_durations: Histogram::new(0.0001, 20),
+            range_durations: [(); 2].map(|()| Histogram::new(0.0001, 20)),
             puts: Counter::default(),
             put_bytes: Counter::default(),
             deletes: Counter::default(),

@@ -230,11 +230,13 @@ fn store(page: &mut Page, member: &Member) {
         "histogram",
         "Time that ranges took.",
     );
-    page.buckets(
-        "etcd_server_range_duration_seconds",
-        "success=\"true\"",
-        &metrics.range_durations,
-    );
+    for (success, durations) in ["false", "true"].iter().zip(&metrics.range_durations) {
+        page.buckets(
+            "etcd_server_range_duration_seconds",
+            &format!("success=\"{success}\""),
+            durations,
+        );
+    }
     page.counter("etcd_mvcc_put_total", "Puts.", &metrics.puts);
     page.counter(
         "etcd_mvcc_delete_total",
