@@ -445,6 +445,9 @@ async fn came_to(server: SocketAddr, method: &str, path: &str, headers: &[(&str,
     )
 }
 
+/// What it is, its path, its headers.
+type OddRequest<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>);
+
 #[test]
 fn odd_requests_come_to_the_same_as_with_real_etcd() {
     let suite = "odd requests";
@@ -453,7 +456,7 @@ fn odd_requests_come_to_the_same_as_with_real_etcd() {
     let grpc = ("content-type", "application/grpc");
     let large = "x".repeat(12 << 10);
     let large = [grpc, ("te", "trailers"), ("x-large", large.as_str())];
-    let mut cases: Vec<(&str, &str, Vec<(&str, &str)>)> = Vec::new();
+    let mut cases: Vec<OddRequest> = Vec::new();
     for kind in [
         "application/grpc",
         "application/grpc+proto",
