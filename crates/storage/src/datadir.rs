@@ -96,7 +96,43 @@ pub struct DataDir {
     layout: Layout,
     state: State,
     warnings: Vec<String>,
+    made: Made,
     _lock: Box<dyn Lock>,
+}
+
+/// A directory that is ours, and what is in it.
+struct Prepared {
+    state: State,
+    warnings: Vec<String>,
+    lock: Box<dyn Lock>,
+}
+
+/// What [`DataDir::acquire`] brought into being, innermost first.
+#[derive(Default)]
+struct Made {
+    dirs: Vec<PathBuf>,
+    lock: Option<PathBuf>,
+}
+
+impl Made {
+    /// Notes the directories that are missing on the way to `dir`.
+    fn will_make(&mut self, disk: &dyn Disk, dir: &Path) {
+        let mut at = dir;
+        while !at.as_os_str().is_empty() && matches!(disk.exists(at), Ok(false)) {
+            self.dirs.push(at.to_path_buf());
+            at = parent_of(at);
+        }
+    }
+
+    /// Takes it back. What others have put there meanwhile stays, and with it the directories around it.
+    fn undo(&self, disk: &dyn Disk) {
+        if let Some(lock) = &self.lock {
+            let _ = disk.remove(lock);
+        }
+        for dir in &self.dirs {
+            let _ = disk.remove(dir);
+        }
+    }
 }
 
 impl DataDir {
@@ -112,24 +148,26 @@ impl DataDir {
         layout: Layout,
         permissions: Permissions,
     ) -> Result<DataDir, Fault> {
-        let mut warnings = Vec::new();
-        prepare_dir(&*disk, &layout.data_dir, permissions, &mut warnings)?;
-        if let Some(wal_dir) = &layout.wal_dir {
-            prepare_dir(&*disk, wal_dir, permissions, &mut warnings)?;
+        let mut made = Made::default();
+        let acquired = prepare(&*disk, &layout, permissions, &mut made);
+        match acquired {
+            Ok(Prepared {
+                state,
+                warnings,
+                lock,
+            }) => Ok(DataDir {
+                disk,
+                layout,
+                state,
+                warnings,
+                made,
+                _lock: lock,
+            }),
+            Err(fault) => {
+                made.undo(&*disk);
+                Err(fault)
+            }
         }
-        let lock = take_lock(&*disk, &layout)?;
-        check_foreign(&*disk, &layout, &mut warnings)?;
-        let state = find_state(&*disk, &layout)?;
-        if state == State::Fresh {
-            discard_unfinished(&*disk, &layout)?;
-        }
-        Ok(DataDir {
-            disk,
-            layout,
-            state,
-            warnings,
-            _lock: lock,
-        })
     }
 
     /// Whether there is a member.
@@ -184,6 +222,28 @@ impl DataDir {
         Ok(())
     }
 
+    /// Gives up a creation that failed: removes what it has written, and whatever [`DataDir::acquire`] had made, so that
+    /// everything is as it was before. Nothing depends on it: what is left, if this fails too, the next acquisition discards.
+    ///
+    /// # Errors
+    /// A fault, if something cannot be removed.
+    ///
+    /// # Panics
+    /// If there is a member.
+    pub fn abandon(self) -> Result<(), Fault> {
+        assert_eq!(self.state, State::Fresh, "a member is not thrown away");
+        let (staging, member) = (self.layout.staging_dir(), self.layout.member_dir());
+        let failed = |error: io::Error| Fault::write_failed(member.display(), &error);
+        if self.disk.exists(&member).map_err(failed)? {
+            // It had got its name, and then the sync of that name failed.
+            self.disk.rename(&member, &staging).map_err(failed)?;
+        }
+        discard_unfinished(&*self.disk, &self.layout)?;
+        // Still under the lock, which is only let go behind this.
+        self.made.undo(&*self.disk);
+        Ok(())
+    }
+
     /// Opens the member's log. If `expected` is given and the log belongs to someone else, the fault is of kind `Identity`
     /// and nothing was changed.
     ///
@@ -228,6 +288,46 @@ pub fn check_identity(layout: &Layout, found: Identity, expected: Identity) -> R
             expected.cluster_id,
         ),
     ))
+}
+
+/// The steps of [`DataDir::acquire`].
+fn prepare(
+    disk: &dyn Disk,
+    layout: &Layout,
+    permissions: Permissions,
+    made: &mut Made,
+) -> Result<Prepared, Fault> {
+    let mut warnings = Vec::new();
+    let wal_dir = layout.wal_dir.iter();
+    for dir in std::iter::once(&layout.data_dir).chain(wal_dir) {
+        let mut missing = Made::default();
+        missing.will_make(disk, dir);
+        // A log directory inside the data directory goes before it.
+        made.dirs.splice(0..0, missing.dirs);
+        prepare_dir(disk, dir, permissions, &mut warnings)?;
+    }
+    let path = lock_path(layout);
+    let has_lock = disk
+        .exists(&path)
+        .map_err(|error| no_access(&layout.data_dir, &error))?;
+    let lock = take_lock(disk, layout)?;
+    if !has_lock {
+        made.lock = Some(path);
+    }
+    check_foreign(disk, layout, &mut warnings)?;
+    let state = find_state(disk, layout)?;
+    if state == State::Fresh {
+        discard_unfinished(disk, layout)?;
+    }
+    Ok(Prepared {
+        state,
+        warnings,
+        lock,
+    })
+}
+
+fn lock_path(layout: &Layout) -> PathBuf {
+    layout.data_dir.join("lock")
 }
 
 /// Creates the directory if needed, makes its name durable, and checks who may enter it.
@@ -280,7 +380,7 @@ fn prepare_dir(
 }
 
 fn take_lock(disk: &dyn Disk, layout: &Layout) -> Result<Box<dyn Lock>, Fault> {
-    let path = layout.data_dir.join("lock");
+    let path = lock_path(layout);
     disk.lock(&path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => Fault::new(
             FaultKind::Locked,

@@ -262,3 +262,57 @@ fn a_file_in_place_of_the_directory_is_refused() {
     disk.open(Path::new("data"), Open::CreateNew).unwrap();
     assert_eq!(fault(&disk, layout()).kind(), FaultKind::Permission);
 }
+
+#[test]
+fn a_creation_given_up_leaves_everything_as_it_was() {
+    for (layout, existing) in [
+        (layout(), None),
+        (split_layout(), None),
+        (split_layout(), Some("data")),
+        (Layout::new("a/b/data", Some("a/b/log".into())), Some("a")),
+    ] {
+        let disk = MemDisk::new();
+        if let Some(dir) = existing {
+            disk.create_dir_all(Path::new(dir)).unwrap();
+        }
+        let before = disk.list(Path::new(".")).unwrap();
+        let mut dir = acquire(&disk, layout.clone()).unwrap();
+        let full = Fault::new(FaultKind::NoSpace, "full");
+        let created = dir.create(ID, options(), |wal, store| {
+            fill(&disk, wal, store)?;
+            Err(full.clone())
+        });
+        assert_eq!(created, Err(full));
+        dir.abandon().unwrap();
+        assert_eq!(disk.list(Path::new(".")).unwrap(), before);
+        if let Some(dir) = existing {
+            assert_eq!(disk.list(Path::new(dir)).unwrap(), [""; 0]);
+        }
+        create(&disk, layout);
+    }
+}
+
+#[test]
+fn a_creation_given_up_for_its_last_sync_is_undone_too() {
+    let disk = MemDisk::new();
+    let mut dir = acquire(&disk, layout()).unwrap();
+    let created = dir.create(ID, options(), |wal, store| {
+        fill(&disk, wal, store)?;
+        // The rename that makes it a member, and nothing behind it.
+        disk.faults(|faults| faults.operations_left = Some(1));
+        Ok(())
+    });
+    assert_eq!(created.unwrap_err().kind(), FaultKind::SyncFailed);
+    disk.faults(|faults| faults.operations_left = None);
+    assert!(disk.exists(&layout().member_dir()).unwrap());
+    dir.abandon().unwrap();
+    assert_eq!(disk.list(Path::new(".")).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_refused_directory_gets_no_lock_file() {
+    let disk = MemDisk::new();
+    disk.create_dir_all(Path::new("data/member/snap")).unwrap();
+    assert_eq!(fault(&disk, layout()).kind(), FaultKind::Format);
+    assert_eq!(disk.list(Path::new("data")).unwrap(), ["member"]);
+}

@@ -7,7 +7,7 @@
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -76,9 +76,20 @@ impl Disk for OsDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
-        let file = options(Open::Create).open(path)?;
-        file.try_lock()?;
-        Ok(Box::new(OsLock(file)))
+        loop {
+            let file = options(Open::Create).open(path)?;
+            file.try_lock()?;
+            // Whoever held the lock may have removed the file just before letting go; then this one locks nothing.
+            let held = file.metadata()?;
+            match std::fs::metadata(path) {
+                Ok(named) if (named.dev(), named.ino()) == (held.dev(), held.ino()) => {
+                    return Ok(Box::new(OsLock(file)));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn free_space(&self, path: &Path) -> io::Result<u64> {
