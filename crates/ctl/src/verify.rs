@@ -28,7 +28,7 @@ pub(crate) fn run(data_dir: PathBuf, wal_dir: Option<PathBuf>) -> Result<(), Str
         Ok(None) => println!("catalog  no checkpoint yet"),
         Ok(Some(recovered)) => {
             println!("catalog  checkpoint of entry {}", recovered.applied.0);
-            let seen = segments::verify(&OsDisk, &layout.store_dir(), &recovered.segments);
+            let seen = segments::verify(&OsDisk, &layout.store_dir(), &recovered.segments, |_| {});
             println!(
                 "store    {} segments, {} sound records, {} bytes",
                 seen.segments, seen.records, seen.bytes

@@ -30,7 +30,7 @@ pub use mvcc::hash::KvHash;
 pub use mvcc::kept::{HashDone, HashJob};
 pub use mvcc::read::RangeResult;
 pub use outcome::{Applied, Event, EventKind, Fact, ReadError, Rejected, Response};
-pub use restore::Importer;
+pub use restore::{Importer, check_tables};
 pub use state::{Params, State};
 pub use storage::segments::Revision;
 pub use view::{BUCKETS, EventPage, ReadView};

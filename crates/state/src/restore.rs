@@ -25,7 +25,7 @@ use crate::mvcc::record;
 use crate::tables::{self, Rows, Tables};
 use crate::version::{ClusterVersion, Version};
 use crate::view::Small;
-use crate::{Params, State};
+use crate::{Params, State, alarm};
 
 /// Puts the parts together: segments with a loader that has seen all their records, and the rows of all tables.
 pub(crate) fn state(
@@ -36,15 +36,11 @@ pub(crate) fn state(
     applied: (u64, u64),
 ) -> Result<State, Fault> {
     refuse_auth(&rows)?;
-    let mut small = Small {
+    let small = Small {
         members: members_of(&rows)?,
         version: version_of(&rows)?,
-        ..Small::default()
+        alarms: alarms_of(&rows)?,
     };
-    for (key, _) in of(&rows, Table::Alarm) {
-        let alarm = AlarmMember::decode(key).map_err(|error| damaged(Table::Alarm, key, error))?;
-        small.alarms.raise(alarm.member_id, alarm.alarm);
-    }
     let leases = leases_of(&rows)?;
     let compacted = compacted_revision(&rows)?;
     rows.retain(|(table, _), _| *table != Table::Lease);
@@ -52,6 +48,22 @@ pub(crate) fn state(
     (state.leases, state.small, state.applied) = (leases, Arc::new(small), applied);
     loader.finish(&mut state.store, compacted, &mut state.leases)?;
     Ok(state)
+}
+
+/// Checks that the tables of a checkpoint can be read, as [`State::open`] will: for offline tools. Changes nothing and does
+/// not look at the segments.
+///
+/// # Errors
+/// A fault that names table and key.
+pub fn check_tables(stored: &StoredTables) -> Result<(), Fault> {
+    let rows = rows_of(stored);
+    refuse_auth(&rows)?;
+    members_of(&rows)?;
+    version_of(&rows)?;
+    leases_of(&rows)?;
+    alarms_of(&rows)?;
+    compacted_revision(&rows)?;
+    Ok(())
 }
 
 /// The rows of all tables in the catalog.
@@ -202,6 +214,15 @@ fn of(rows: &Rows, table: Table) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 fn get<'a>(rows: &'a Rows, table: Table, key: &[u8]) -> Option<&'a [u8]> {
     rows.get(&(table, key.to_vec())).map(Vec::as_slice)
+}
+
+fn alarms_of(rows: &Rows) -> Result<alarm::Table, Fault> {
+    let mut alarms = alarm::Table::default();
+    for (key, _) in of(rows, Table::Alarm) {
+        let alarm = AlarmMember::decode(key).map_err(|error| damaged(Table::Alarm, key, error))?;
+        alarms.raise(alarm.member_id, alarm.alarm);
+    }
+    Ok(alarms)
 }
 
 fn leases_of(rows: &Rows) -> Result<lease::Table, Fault> {

@@ -227,6 +227,12 @@ impl State {
         self.store.segments.rewrite(live_share_max)
     }
 
+    /// Closes the segment that is being written, if something in it is dead, so that after the next checkpoint
+    /// [`State::rewrite`] can give back that space too.
+    pub fn seal_early(&mut self) {
+        self.store.segments.seal_early();
+    }
+
     /// Puts a rewritten segment into place. The old file goes with the next checkpoint.
     pub fn rewritten(&mut self, rewritten: Rewritten) {
         self.store.segments.rewritten(rewritten);

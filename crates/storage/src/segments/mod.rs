@@ -298,6 +298,18 @@ impl Segments {
         }
     }
 
+    /// Seals the segment that is being written, though it is not full, so that a rewrite can reach what is dead in it. Does
+    /// nothing if all of it is live. Takes effect on disk with the next flush.
+    pub fn seal_early(&mut self) {
+        let ledger = self
+            .ledgers
+            .last()
+            .expect("there is always an unsealed segment");
+        if ledger.dead_bytes > 0 {
+            self.seal();
+        }
+    }
+
     /// Everything appended so far, as an immutable view. A few reference counts; take one per batch.
     pub fn view(&self) -> SegmentsView {
         SegmentsView {

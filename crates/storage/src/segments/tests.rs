@@ -390,7 +390,11 @@ fn rewriting_gives_the_space_of_the_dead_back() {
         mains(&reopen(&disk, &ends, small()).unwrap().view(), 0, 1000),
         expected
     );
-    assert!(verify(&disk, Path::new(DIR), &ends).damage.is_empty());
+    assert!(
+        verify(&disk, Path::new(DIR), &ends, |_| {})
+            .damage
+            .is_empty()
+    );
 }
 
 #[test]
@@ -408,6 +412,35 @@ fn a_wholly_dead_segment_goes_without_being_rewritten() {
     flush(&disk, &mut segments);
     assert!(disk.list(Path::new(DIR)).unwrap().len() <= segments.count());
     assert!(mains(&segments.view(), 0, 100).ends_with(&(60..100).collect::<Vec<_>>()));
+}
+
+#[test]
+fn the_segment_being_written_gives_its_space_back_when_it_is_sealed_early() {
+    let disk = MemDisk::new();
+    let mut segments = create(&disk, SegmentsOptions::default());
+    for main in 2..100 {
+        put(&mut segments, main, "a");
+    }
+    segments.seal_early();
+    assert_eq!(segments.count(), 1, "nothing is dead, so nothing is gained");
+    (2..90).for_each(|main| assert!(segments.mark_dead(rev(main))));
+    segments.seal_early();
+    put(&mut segments, 100, "a");
+    let before = segments.total_bytes();
+    flush(&disk, &mut segments);
+    assert_eq!(rewrite_all(&mut segments, 0.95), 1);
+    segments.check();
+    let ends = flush(&disk, &mut segments);
+    assert!(segments.total_bytes() < before / 2);
+    let kept: Vec<i64> = (90..=100).collect();
+    assert_eq!(mains(&segments.view(), 0, 200), kept);
+    assert!(
+        verify(&disk, Path::new(DIR), &ends, |_| {})
+            .damage
+            .is_empty()
+    );
+    let reopened = reopen(&disk, &ends, SegmentsOptions::default()).unwrap();
+    assert_eq!(mains(&reopened.view(), 0, 200), kept);
 }
 
 #[test]
@@ -650,7 +683,7 @@ fn a_flipped_bit_anywhere_is_a_fault_that_names_the_file_and_never_wrong_data() 
                     records.len()
                 ),
             }
-            let verified = verify(&disk, Path::new(DIR), &ends);
+            let verified = verify(&disk, Path::new(DIR), &ends, |_| {});
             assert!(
                 verified
                     .damage
@@ -666,7 +699,7 @@ fn a_flipped_bit_anywhere_is_a_fault_that_names_the_file_and_never_wrong_data() 
     }
     assert!(flipped > 4000, "{flipped}");
     assert_eq!(read_all(&disk, &ends).unwrap(), sound);
-    let verified = verify(&disk, Path::new(DIR), &ends);
+    let verified = verify(&disk, Path::new(DIR), &ends, |_| {});
     assert_eq!((verified.records, verified.damage.len()), (32, 0));
 }
 
@@ -697,7 +730,7 @@ fn a_damaged_record_is_named_with_its_revision_and_the_others_are_served() {
         faults[0]
     );
     assert_eq!(faults[0].kind(), FaultKind::Corrupted);
-    let verified = verify(&disk, Path::new(DIR), &ends);
+    let verified = verify(&disk, Path::new(DIR), &ends, |_| {});
     assert_eq!((verified.records, verified.damage.len()), (37, 1));
 }
 

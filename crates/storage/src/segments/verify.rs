@@ -25,25 +25,38 @@ pub struct Verified {
 
 /// Checks the header, every record and the footer of each segment that `ends` (the catalog's last commit) names, and goes
 /// on behind damage as far as that is possible. Changes nothing; reads one block at a time.
-pub fn verify(disk: &dyn Disk, dir: &Path, ends: &[SegmentEnd]) -> Verified {
+///
+/// `progress` is told now and then what has been seen so far.
+pub fn verify(
+    disk: &dyn Disk,
+    dir: &Path,
+    ends: &[SegmentEnd],
+    mut progress: impl FnMut(&Verified),
+) -> Verified {
     let mut verified = Verified::default();
     for end in ends {
         verified.segments += 1;
         match Reader::open(disk, dir, end, Open::Read) {
-            Ok(reader) => verify_segment(reader, &mut verified),
+            Ok(reader) => verify_segment(reader, &mut verified, &mut progress),
             Err(fault) => verified.damage.push(fault),
         }
+        progress(&verified);
     }
     verified
 }
 
-fn verify_segment(mut reader: Reader, verified: &mut Verified) {
+fn verify_segment(
+    mut reader: Reader,
+    verified: &mut Verified,
+    progress: &mut impl FnMut(&Verified),
+) {
     if reader.end.sealed {
         match reader.read_sealed(None, &mut |_| {}) {
             Ok((blocks, _)) => {
                 reader.segment.blocks = blocks;
                 for block in &reader.segment.blocks {
                     verify_block(&reader, block, verified);
+                    progress(verified);
                 }
                 return;
             }
