@@ -3,6 +3,9 @@
 //! The rows come over as they are, but for the members, raft's configuration and the applied index. The log begins with one
 //! configuration entry per member, the same on all of them, and the store has applied these: the member starts as one that
 //! has been founded with the others and then been given the data.
+//!
+//! All or nothing: what is created has another name until it is whole, a failure removes it, and what a killed restore has
+//! left is removed by the next one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,75 +23,126 @@ use storage::fault::{Fault, FaultKind};
 use storage::segments::SegmentsOptions;
 use storage::wal::{self, Batch, Identity, Wal};
 
-use crate::Restore;
-use crate::snapshot::{SnapshotFile, feed};
+use crate::Failure;
+use crate::etcdutl::Restore;
+use crate::initial_cluster;
+use crate::snapshot_file::{SnapshotFile, feed};
 
 /// Term of the entries a cluster is founded with.
 const FOUNDING_TERM: u64 = 1;
 
-pub(crate) fn run(flags: &Restore) -> Result<(), String> {
-    let members = members_of(&flags.initial_cluster, &flags.initial_cluster_token)?;
-    let own = own_member(&members, flags)?;
-    let data_dir = flags
-        .data_dir
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(format!("{}.etcd", flags.name)));
-    refuse_used(&data_dir, flags.wal_dir.as_deref())?;
-    let file = SnapshotFile::open(&flags.file)?;
+pub(crate) fn run(flags: &Restore) -> Result<(), Failure> {
+    let [path] = flags.file.as_slice() else {
+        return Err(Failure::bad_args(
+            "snapshot restore requires exactly one argument",
+        ));
+    };
+    if (flags.bump_revision > 0) != flags.mark_compacted {
+        return Err(Failure::bad_args(
+            "--mark-compacted required if --revision-bump > 0",
+        ));
+    }
+    let (members, own) = initial_cluster::members(
+        &flags.initial_cluster,
+        &flags.initial_cluster_token,
+        &flags.name,
+        &flags.initial_advertise_peer_urls,
+    )?;
+    // A script may well pass the empty value of a variable; it means the default.
+    let given = |dir: &Option<PathBuf>| dir.clone().filter(|dir| !dir.as_os_str().is_empty());
+    let default_dir = || PathBuf::from(format!("{}.etcd", flags.name));
+    let data_dir = given(&flags.data_dir).unwrap_or_else(default_dir);
+    let wal_dir = given(&flags.wal_dir);
+    let layout = Layout::new(&data_dir, wal_dir.clone());
+    refuse_used(&layout, wal_dir.as_deref())?;
+    let say = |what: &str| {
+        let [path, wal_dir, data_dir] =
+            [path, &layout.wal_dir(), &data_dir].map(|path| path.display().to_string());
+        eprintln!(
+            "info\t{what}\t{{\"path\": {path:?}, \"wal-dir\": {wal_dir:?}, \"data-dir\": {data_dir:?}}}"
+        );
+    };
+    say("restoring snapshot");
+    let file = SnapshotFile::open(path)?;
     if !flags.skip_hash_check {
         file.check_hash()?;
     }
     let reader = file.reader()?;
-    // A damaged file is refused before anything is created.
-    feed(&reader, |_, _, _| Ok(()))?;
     let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
-    let identity = Identity {
-        cluster_id: membership::cluster_id(&ids),
-        member_id: own,
+    let founding = Founding {
+        identity: Identity {
+            cluster_id: membership::cluster_id(&ids),
+            member_id: own,
+        },
+        members,
+        bump: flags.bump_revision,
     };
-    let layout = Layout::new(&data_dir, flags.wal_dir.clone());
-    create(layout, identity, &members, &reader).map_err(|fault| fault.to_string())
+    create(layout.clone(), &founding, &reader)?;
+    say("restored snapshot");
+    Ok(())
 }
 
-fn create(
-    layout: Layout,
+/// What the new member begins with besides the rows of the file.
+struct Founding {
     identity: Identity,
-    members: &[Member],
-    reader: &Reader,
-) -> Result<(), Fault> {
+    members: Vec<Member>,
+    /// By how much the newest revision is raised; everything up to there is then compacted. 0 is not at all.
+    bump: u64,
+}
+
+fn create(layout: Layout, founding: &Founding, reader: &Reader) -> Result<(), Failure> {
     let mut data_dir = DataDir::acquire(Arc::new(OsDisk), layout, Permissions::Warn)?;
-    data_dir.create(identity, wal::Options::default(), |wal, store| {
-        fill_store(store, identity, members, reader)?;
-        fill_log(wal, members)
-    })
+    for warning in data_dir.warnings() {
+        eprintln!("warn\t{warning}");
+    }
+    let created = data_dir.create(founding.identity, wal::Options::default(), |wal, store| {
+        fill_store(store, founding, reader)?;
+        fill_log(wal, &founding.members)
+    });
+    if let Err(fault) = created {
+        let cleared = data_dir.abandon();
+        let left = cleared.map_or_else(
+            |left| format!("\nand it could not be cleaned up: {left}"),
+            |()| String::new(),
+        );
+        return Err(format!("{fault}{left}").into());
+    }
+    Ok(())
 }
 
 /// Writes the store and its one checkpoint.
-fn fill_store(
-    store: &Path,
-    identity: Identity,
-    members: &[Member],
-    reader: &Reader,
-) -> Result<(), Fault> {
+fn fill_store(store: &Path, founding: &Founding, reader: &Reader) -> Result<(), Fault> {
+    let Founding {
+        identity,
+        members,
+        bump,
+    } = founding;
     let options = SegmentsOptions {
         salt: identity.member_id as u32,
         ..SegmentsOptions::default()
     };
     let disk = Arc::new(OsDisk);
     let mut importer = Importer::new(Params::default(), disk.clone(), store, options)?;
-    let mut fault = None;
-    let fed = feed(reader, |bucket, key, value| {
+    let mut newest = 0;
+    feed(reader, |bucket, key, value| {
         if is_of_the_old_cluster(bucket, key) {
             return Ok(());
         }
-        importer.row(bucket, key, value).map_err(|why| {
-            let text = why.to_string();
-            fault = Some(why);
-            text
-        })
-    });
-    if let Err(why) = fed {
-        return Err(fault.unwrap_or_else(|| Fault::new(FaultKind::Corrupted, why)));
+        if let ("key", Some(main)) = (bucket, key.first_chunk()) {
+            newest = i64::from_be_bytes(*main);
+        }
+        importer.row(bucket, key, value).map_err(Stop)
+    })
+    .map_err(|Stop(fault)| fault)?;
+    if *bump > 0 {
+        let bumped = bumped(newest, *bump)?;
+        // An empty record, as etcd's tool makes it, so that the hash of the history is equal to that of members it restored.
+        importer.row("key", &bumped, Bytes::new())?;
+        importer.row(
+            "meta",
+            b"scheduledCompactRev",
+            Bytes::copy_from_slice(&bumped),
+        )?;
     }
     let applied = members.len() as u64;
     let mut voters: Vec<u64> = members.iter().map(|member| member.id).collect();
@@ -111,6 +165,27 @@ fn fill_store(
     let (mut catalog, _) = Catalog::open(disk, store)?;
     job.run(&mut catalog)?;
     Ok(())
+}
+
+/// A fault on its way out of a walk, which has errors of its own: damage of the file.
+struct Stop(Fault);
+
+impl From<String> for Stop {
+    fn from(why: String) -> Stop {
+        Stop(Fault::new(FaultKind::Corrupted, why))
+    }
+}
+
+/// The row key of the revision that lies `bump` above `newest`.
+fn bumped(newest: i64, bump: u64) -> Result<[u8; 17], Fault> {
+    let main = newest.checked_add_unsigned(bump).ok_or_else(|| {
+        let why = format!("--bump-revision {bump}: revision {newest} and this are beyond the largest revision there is");
+        Fault::new(FaultKind::Format, why)
+    })?;
+    let mut key = [0; 17];
+    key[..8].copy_from_slice(&main.to_be_bytes());
+    key[8] = b'_';
+    Ok(key)
 }
 
 /// Rows that speak of who was a member, and of a log that is no more.
@@ -161,80 +236,29 @@ fn founding_entry(member: &Member, index: u64) -> raftpb::Entry {
     }
 }
 
-/// The members of `--initial-cluster`, by ascending id. A name may come several times, once per URL.
-fn members_of(cluster: &str, token: &str) -> Result<Vec<Member>, String> {
-    let mut members: Vec<Member> = Vec::new();
-    for pair in cluster.split(',').filter(|pair| !pair.trim().is_empty()) {
-        let (name, url) = pair
-            .trim()
-            .split_once('=')
-            .filter(|(name, url)| !name.is_empty() && url.contains("://"))
-            .ok_or_else(|| format!("--initial-cluster: \"{pair}\" is not NAME=URL"))?;
-        let taken = members
-            .iter()
-            .any(|m| m.peer_urls().iter().any(|u| u == url));
-        if taken {
-            return Err(format!("initial cluster {cluster} has duplicate url"));
-        }
-        match members.iter_mut().find(|member| member.name == name) {
-            Some(member) => member
-                .peer_urls
-                .get_or_insert_default()
-                .push(url.to_owned()),
-            None => members.push(Member {
-                name: name.to_owned(),
-                peer_urls: Some(vec![url.to_owned()]),
-                ..Member::default()
-            }),
-        }
-    }
-    for member in &mut members {
-        member.peer_urls.get_or_insert_default().sort_unstable();
-        member.id = membership::member_id(member.peer_urls(), token, None);
-    }
-    members.sort_by_key(|member| member.id);
-    match members.is_empty() {
-        true => Err("--initial-cluster names no member".into()),
-        false => Ok(members),
-    }
-}
-
-/// The id of the member that is restored here.
-fn own_member(members: &[Member], flags: &Restore) -> Result<u64, String> {
-    let own = members
-        .iter()
-        .find(|member| member.name == flags.name)
-        .ok_or_else(|| {
+/// A restore goes to a directory that is new or empty, or holds nothing but what a restore that was killed has left.
+fn refuse_used(layout: &Layout, wal_dir: Option<&Path>) -> Result<(), String> {
+    let data_dir = layout.data_dir();
+    let mut is_unfinished = false;
+    if data_dir.exists() {
+        let refused = || {
             format!(
-                "couldn't find local name \"{}\" in the initial cluster configuration",
-                flags.name
+                "data-dir {:?} not empty or could not be read",
+                data_dir.display().to_string()
             )
-        })?;
-    let mut advertised: Vec<&str> = flags.initial_advertise_peer_urls.split(',').collect();
-    advertised.sort_unstable();
-    if own.peer_urls() != advertised {
-        return Err(format!(
-            "--initial-cluster has {}={} but missing from --initial-advertise-peer-urls={}",
-            flags.name,
-            own.peer_urls().join(","),
-            flags.initial_advertise_peer_urls
-        ));
-    }
-    Ok(own.id)
-}
-
-/// A restore goes to a directory that is new or empty.
-fn refuse_used(data_dir: &Path, wal_dir: Option<&Path>) -> Result<(), String> {
-    let is_empty =
-        |dir: &Path| std::fs::read_dir(dir).is_ok_and(|mut names| names.next().is_none());
-    if data_dir.exists() && !is_empty(data_dir) {
-        return Err(format!(
-            "data-dir {:?} not empty or could not be read",
-            data_dir.display().to_string()
-        ));
+        };
+        for entry in std::fs::read_dir(data_dir).map_err(|_| refused())? {
+            let name = entry.map_err(|_| refused())?.file_name();
+            is_unfinished |= name == "member.tmp";
+            if name != "member.tmp" && name != "lock" {
+                return Err(refused());
+            }
+        }
     }
     match wal_dir {
-        Some(dir) if dir.exists() => Err(format!("wal-dir {:?} exists", dir.display().to_string())),
+        Some(dir) if dir.exists() && !is_unfinished => {
+            Err(format!("wal-dir {:?} exists", dir.display().to_string()))
+        }
         _ => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -105,35 +105,6 @@ fn verify_names_damage() {
     bytes[middle] ^= 1;
     std::fs::write(&segment, bytes).expect("written");
     assert!(!succeeded(run(Persona::Verify, &[text(&data).to_owned()])));
-}
-
-#[test]
-fn real_etcdutl_accepts_the_file() {
-    let peers = std::env::var("QUORATE_PEERS").unwrap_or_else(|_| "../../target/peers".into());
-    let etcdutl = Path::new(&peers).join("etcd-3.5.1/etcdutl");
-    if !etcdutl.is_file() {
-        let required = std::env::var("QUORATE_REQUIRE_ALL").is_ok_and(|value| value == "1");
-        assert!(!required, "{} is not there", etcdutl.display());
-        eprintln!(
-            "SKIPPED etcdutl on our file: {} is not there",
-            etcdutl.display()
-        );
-        return;
-    }
-    let scratch = tempfile::tempdir().expect("a scratch folder");
-    let file = scratch.path().join("a.db");
-    write_snapshot(&file);
-    let status = Command::new(&etcdutl)
-        .args(["snapshot", "status", text(&file), "-w", "json"])
-        .output()
-        .expect("it starts");
-    assert!(status.status.success(), "{status:?}");
-    let restored = Command::new(&etcdutl)
-        .args(["snapshot", "restore", text(&file), "--data-dir"])
-        .arg(scratch.path().join("theirs"))
-        .output()
-        .expect("it starts");
-    assert!(restored.status.success(), "{restored:?}");
 }
 
 fn rows() -> Vec<Row> {
