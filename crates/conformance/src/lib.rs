@@ -1,7 +1,8 @@
 //! The black box: the same tests against our binary and against real etcd, and the rules of the repository as tests.
 //!
 //! This library is the harness: where the programs are ([`programs`]), a server in a fresh folder on free ports
-//! ([`server`]), a gRPC client small enough to send what no proper client would ([`grpc`]), `etcdctl` ([`ctl`]), and the rule
+//! ([`server`]), a gRPC client small enough to send what no proper client would ([`grpc`]), `etcdctl` ([`ctl`]), the tools for snapshot files
+//! ([`snapshots`]), and the rule
 //! that a suite says why it did not run ([`suite`]). It never looks inside the product: only argv, ports, files and exit codes.
 //! The one crate of ours that it names is `proto`, for the messages on the wire.
 //!
@@ -22,4 +23,5 @@ pub mod ctl;
 pub mod grpc;
 pub mod programs;
 pub mod server;
+pub mod snapshots;
 pub mod suite;
