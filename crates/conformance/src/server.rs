@@ -25,6 +25,7 @@ pub struct Launch {
     environment: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
     own_urls: bool,
+    founding: bool,
 }
 
 impl Launch {
@@ -37,6 +38,7 @@ impl Launch {
             environment: Vec::new(),
             data_dir: None,
             own_urls: true,
+            founding: true,
         }
     }
 
@@ -61,6 +63,12 @@ impl Launch {
     /// A data folder that is there already, instead of a fresh one.
     pub fn data_dir(mut self, folder: &Path) -> Self {
         self.data_dir = Some(folder.to_path_buf());
+        self
+    }
+
+    /// Without the flags that say which cluster is founded, as one starts a member that exists.
+    pub fn without_founding(mut self) -> Self {
+        self.founding = false;
         self
     }
 
@@ -315,13 +323,11 @@ impl Server {
                 "--advertise-client-urls",
                 &client,
             ]);
-            command.args([
-                "--listen-peer-urls",
-                &peer,
-                "--initial-advertise-peer-urls",
-                &peer,
-            ]);
-            command.args(["--initial-cluster", &format!("default={peer}")]);
+            command.args(["--listen-peer-urls", &peer]);
+            if launch.founding {
+                command.args(["--initial-advertise-peer-urls", &peer]);
+                command.args(["--initial-cluster", &format!("default={peer}")]);
+            }
         }
         command
             .args(&launch.flags)

@@ -19,7 +19,7 @@ fn mistakes_have_the_texts_and_exit_codes_of_the_real_tool() {
     let (ours, real) = (Tool::ours(&quorate), Tool::real(&etcdutl));
     let folder = tempfile::tempdir().expect("a scratch folder");
     let file = folder.path().join("a-file");
-    std::fs::write(&file, "x").expect("a file");
+    std::fs::write(&file, [b'x'; 100]).expect("a file");
     let (file, target) = (text(&file), folder.path().join("target"));
     let to_target = |more: &[&'static str]| {
         let all = ["snapshot", "restore", file, "--data-dir", text(&target)];

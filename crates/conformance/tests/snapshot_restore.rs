@@ -208,3 +208,42 @@ fn flags_choose_directories_name_and_cluster() {
     );
     assert!(!fresh.data_dir().exists());
 }
+
+#[test]
+fn a_restored_member_starts_without_the_flags_it_was_restored_with() {
+    let suite = "a restored member's start";
+    let etcdctl = need!(suite, programs::peer("etcd-3.5.1", "etcdctl"));
+    let quorate = need!(suite, programs::quorate());
+    let source = Server::start(&quorate);
+    let ctl = Ctl::new(&etcdctl, source.address());
+    assert_eq!(ctl.run(&["put", "a", "1"]).code, 0);
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let file = folder.path().join("ours.db");
+    save(&ctl, &file);
+    // etcd's guide to recovery names the cluster for the restore, and only URLs and a data directory for the start.
+    let mut restored = Launch::new(&quorate).without_founding().prepare();
+    let done =
+        Tool::ours(&quorate).restore(&file, &restored, &["--initial-cluster-token", "recovered"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    restored.start_again().expect("it starts");
+    let ctl = Ctl::new(&etcdctl, restored.address());
+    assert_eq!(ctl.run(&["get", "a"]).out, "a\n1\n");
+    let members = ctl.run(&["member", "list"]).out;
+    restored.stop(Signal::TERM).expect("it stops");
+    restored.start_again().expect("it starts again");
+    assert_eq!(ctl.run(&["member", "list"]).out, members);
+    drop(restored);
+    // A cluster that is named and is another one is still a mistake worth telling.
+    let mut other = Launch::new(&quorate)
+        .flags(["--initial-cluster-token", "another"])
+        .prepare();
+    let done = Tool::ours(&quorate).restore(&file, &other, &[]);
+    assert_eq!(done.code, 0, "{done:?}");
+    other.start_without_waiting().expect("it starts");
+    other.wait_end().expect("it ends");
+    assert!(
+        other.log().contains("belongs to another cluster"),
+        "{}",
+        other.log()
+    );
+}

@@ -87,7 +87,6 @@ impl Running {
             .map_err(|why| format!("no event loop: {why}"))?;
         let listeners = runtime.block_on(bind_all(config))?;
         tell_start(config);
-        let identity = identity_of(config)?;
         let disk: Arc<dyn Disk> = if config.unsafe_no_fsync {
             tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
             Arc::new(OsDiskUnsynced)
@@ -102,6 +101,10 @@ impl Running {
                 return Err(mistakes.join("\n"));
             }
         }
+        let identity = match is_new || config.names_cluster() {
+            true => identity_of(config)?,
+            false => stored_identity(config, &*disk).map_or_else(|| identity_of(config), Ok)?,
+        };
         let booted =
             boot::start(disk, boot_params(config, identity)).map_err(|fault| fault.to_string())?;
         for warning in booted.data_dir.warnings() {
@@ -257,6 +260,13 @@ fn told(fault: Result<storage::fault::Fault, oneshot::error::RecvError>) -> Stri
         Ok(fault) => fault.to_string(),
         Err(_) => "the member's threads ended without saying why".to_owned(),
     }
+}
+
+/// Who the member in the data directory is, if its log can say so; if it can't, the start will say why. A restored member
+/// is commonly started without the flags that it was restored with.
+fn stored_identity(config: &Config, disk: &dyn Disk) -> Option<Identity> {
+    let layout = Layout::new(&config.data_dir, config.wal_dir.clone());
+    wal::Wal::identity_of(disk, &layout.wal_dir()).ok()
 }
 
 /// Who this member is, by the addresses it was founded with.

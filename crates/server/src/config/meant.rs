@@ -423,6 +423,14 @@ impl Config {
         lines
     }
 
+    /// Whether the operator says which cluster this is. Without, a member that exists says it itself.
+    pub fn names_cluster(&self) -> bool {
+        ["initial-cluster", "initial-cluster-token"]
+            .into_iter()
+            .filter_map(table::find)
+            .any(|row| self.raw.is_changed(row))
+    }
+
     /// What was typed.
     pub fn raw(&self) -> &RawConfig {
         &self.raw
