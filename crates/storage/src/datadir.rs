@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A member exists when `member/` exists, and then it is whole: everything in it was durable before it got its name. A crash
-//! during creation leaves `member.tmp/`, which says that whatever the log's directory holds is unfinished too; the next
-//! start throws both away. A log without either is the rest of a member that lost its store, and is refused: a member
+//! during creation leaves `member.tmp/`, which says that its log is unfinished too (and where it is, in `wal-dir`, if that is
+//! elsewhere); the next start throws both away. A log without either is the rest of a member that lost its store, and is refused: a member
 //! that starts empty under an old name could vote twice.
 //!
 //! Whose directory it is stands in the log ([`crate::wal::Identity`]). This module never decides who this member should be,
@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::{self, Disk, Lock, parent_of};
+use crate::disk::{self, Disk, Lock, Open, parent_of};
 use crate::fault::{Fault, FaultKind};
 use crate::wal::{self, Identity, Recovered, Wal};
 
@@ -71,6 +71,9 @@ impl Layout {
             .unwrap_or_else(|| self.staging_dir().join("wal"))
     }
 }
+
+/// The file in an unfinished member that names its log's directory, if that lies elsewhere.
+const WAL_DIR_NAME: &str = "wal-dir";
 
 /// What to do about a directory that others than its owner may enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +207,7 @@ impl DataDir {
         let (staging, member) = (self.layout.staging_dir(), self.layout.member_dir());
         // From here on the log belongs to something unfinished, durably, before the first byte of it is written.
         create_dir(&*self.disk, &staging)?;
+        name_wal_dir(&*self.disk, &self.layout)?;
         let store = staging.join("store");
         create_dir(&*self.disk, &store)?;
         let mut wal = Wal::create(
@@ -460,7 +464,7 @@ fn find_state(disk: &dyn Disk, layout: &Layout) -> Result<State, Fault> {
         sync_dir(disk, &layout.data_dir)?;
         return Ok(State::Member);
     }
-    if has_log && !exists(&layout.staging_dir())? {
+    if has_log && !is_log_unfinished(disk, layout)? {
         let detail = format!(
             "there is a log in {}, but no member",
             layout.wal_dir().display()
@@ -468,6 +472,43 @@ fn find_state(disk: &dyn Disk, layout: &Layout) -> Result<State, Fault> {
         return Err(Fault::gap(object, detail));
     }
     Ok(State::Fresh)
+}
+
+/// Notes in the unfinished member where its log will be, durably, if that is elsewhere. A later start with another log
+/// directory must not take the log of some other member for the rest of this creation, and throw it away.
+fn name_wal_dir(disk: &dyn Disk, layout: &Layout) -> Result<(), Fault> {
+    let Some(wal_dir) = &layout.wal_dir else {
+        return Ok(());
+    };
+    let staging = layout.staging_dir();
+    let path = staging.join(WAL_DIR_NAME);
+    let failed = |error: io::Error| Fault::write_failed(path.display(), &error);
+    let file = disk.open(&path, Open::Create).map_err(failed)?;
+    file.write_at(0, wal_dir.to_string_lossy().as_bytes())
+        .map_err(failed)?;
+    file.sync()
+        .map_err(|error| Fault::sync_failed(path.display(), &error))?;
+    sync_dir(disk, &staging)
+}
+
+/// Whether the log belongs to a creation that did not end. A log inside the data directory always does, if that is unfinished.
+fn is_log_unfinished(disk: &dyn Disk, layout: &Layout) -> Result<bool, Fault> {
+    let staging = layout.staging_dir();
+    let exists = |path: &Path| disk.exists(path).map_err(|error| no_access(path, &error));
+    let path = staging.join(WAL_DIR_NAME);
+    let Some(wal_dir) = &layout.wal_dir else {
+        return exists(&staging);
+    };
+    if !exists(&path)? {
+        return Ok(false);
+    }
+    let read_failed = |error: io::Error| Fault::read_failed(path.display(), &error);
+    let file = disk.open(&path, Open::Read).map_err(read_failed)?;
+    let expected = wal_dir.to_string_lossy();
+    // One byte more, so that a longer name is not taken for this one.
+    let mut named = vec![0; expected.len() + 1];
+    let read = disk::read_full_at(&*file, 0, &mut named).map_err(read_failed)?;
+    Ok(named[..read] == *expected.as_bytes())
 }
 
 /// Removes what an interrupted creation left: the log first, since `member.tmp` is what says that it is unfinished.
@@ -479,7 +520,9 @@ fn discard_unfinished(disk: &dyn Disk, layout: &Layout) -> Result<(), Fault> {
     {
         return Ok(());
     }
-    if let Some(wal_dir) = &layout.wal_dir {
+    if let Some(wal_dir) = &layout.wal_dir
+        && is_log_unfinished(disk, layout)?
+    {
         Wal::discard(disk, wal_dir)?;
         sync_dir(disk, wal_dir)?;
     }

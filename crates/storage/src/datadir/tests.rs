@@ -316,3 +316,21 @@ fn a_refused_directory_gets_no_lock_file() {
     assert_eq!(fault(&disk, layout()).kind(), FaultKind::Format);
     assert_eq!(disk.list(Path::new("data")).unwrap(), ["member"]);
 }
+
+#[test]
+fn the_log_of_another_member_is_not_thrown_away_with_an_unfinished_one() {
+    let disk = MemDisk::new();
+    let theirs = Layout::new("theirs", Some("log/theirs".into()));
+    create(&disk, theirs.clone());
+    // A creation that ends in a crash, and then a start that names the wrong log.
+    let mut dir = acquire(&disk, split_layout()).unwrap();
+    let full = Fault::new(FaultKind::NoSpace, "full");
+    let _ = dir.create(ID, options(), |_, _| Err(full));
+    drop(dir);
+    let wrong = Layout::new("data", Some("log/theirs".into()));
+    assert_eq!(fault(&disk, wrong).kind(), FaultKind::Gap);
+    let found = acquire(&disk, theirs).unwrap();
+    assert_eq!(found.open_wal(options(), Some(ID)).unwrap().1.last_index, 1);
+    // With its own log it begins anew.
+    create(&disk, split_layout());
+}
