@@ -36,6 +36,9 @@ pub struct LogWorker {
     commit: Option<raftpb::HardState>,
     /// Jobs that met a full disk, in order. New ones queue behind them.
     held: Vec<LogJob>,
+    /// The newest checkpoint that the log has not been cut to, because its marker found no room or its entry is still to be
+    /// written.
+    release: Option<(Marker, u64)>,
 }
 
 impl LogWorker {
@@ -44,6 +47,7 @@ impl LogWorker {
             wal,
             commit: None,
             held: Vec::new(),
+            release: None,
         }
     }
 
@@ -66,15 +70,25 @@ impl LogWorker {
     }
 
     /// Tries again what met a full disk.
+    ///
+    /// Segments that a checkpoint has made superfluous are room for what waits, so they are given back before the disk is
+    /// called full; else a member could hold a durable checkpoint and a full log for ever.
     pub fn retry(&mut self) -> Result<Option<LogDone>, Fault> {
         let merged = Merged::of(&self.held, self.commit.take());
-        if let Err(fault) = self.write(&merged) {
-            if fault.kind() == FaultKind::NoSpace && self.wal.poisoned().is_none() {
-                self.commit = merged.hard_state;
-                return Ok(None);
+        let mut written = self.write(&merged);
+        if self.is_full(&written) {
+            for job in &mut self.held {
+                self.release = job.release.take().or(self.release.take());
             }
-            return Err(fault);
+            if self.give_back()? > 0 {
+                written = self.write(&merged);
+            }
         }
+        if self.is_full(&written) {
+            self.commit = merged.hard_state;
+            return Ok(None);
+        }
+        written?;
         if !merged.is_written() {
             self.commit = merged.hard_state;
         }
@@ -82,17 +96,38 @@ impl LogWorker {
         for job in std::mem::take(&mut self.held) {
             done.number = done.number.max(job.number);
             done.messages.extend(job.messages);
-            if let Some((marker, index)) = job.release {
-                let marker = Batch {
-                    marker: Some(&marker),
-                    sync: true,
-                    ..Batch::default()
-                };
-                self.wal.append(&marker)?;
-                self.wal.release(index)?;
-            }
+            self.release = job.release.or(self.release.take());
         }
+        self.give_back()?;
         Ok(Some(done))
+    }
+
+    /// Cuts the log to the newest checkpoint, if it can, and says how many segments that gave back. Without room for the
+    /// marker it is tried again with the next jobs: nobody waits for it.
+    fn give_back(&mut self) -> Result<usize, Fault> {
+        let last = self.wal.last_index();
+        let Some((marker, index)) = self.release.take_if(|(marker, _)| marker.index <= last) else {
+            return Ok(0);
+        };
+        let batch = Batch {
+            marker: Some(&marker),
+            sync: true,
+            ..Batch::default()
+        };
+        let marked = self.wal.append(&batch);
+        if self.is_full(&marked) {
+            self.release = Some((marker, index));
+            return Ok(0);
+        }
+        marked.and_then(|()| self.wal.release(index))
+    }
+
+    /// Whether it failed for want of room alone, with the log as it was.
+    fn is_full(&self, result: &Result<(), Fault>) -> bool {
+        result
+            .as_ref()
+            .is_err_and(|fault| fault.kind() == FaultKind::NoSpace)
+            && self.wal.poisoned().is_none()
     }
 
     fn write(&mut self, merged: &Merged) -> Result<(), Fault> {
@@ -168,5 +203,134 @@ impl Merged {
 
     fn is_written(&self) -> bool {
         self.must_sync || !self.runs.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::sync::Arc;
+    use storage::disk::MemDisk;
+    use storage::wal::{Identity, Options};
+
+    const DIR: &str = "wal";
+
+    fn options() -> Options {
+        Options::with_segment_bytes(4096, 4096)
+    }
+
+    fn log(disk: &MemDisk) -> LogWorker {
+        let identity = Identity {
+            cluster_id: 1,
+            member_id: 2,
+        };
+        let wal = Wal::create(Arc::new(disk.clone()), Path::new(DIR), options(), identity);
+        LogWorker::new(wal.expect("an empty disk"))
+    }
+
+    fn entries(number: u64, indexes: std::ops::RangeInclusive<u64>, bytes: usize) -> LogJob {
+        let entry = |index| raftpb::Entry {
+            r#type: Some(0),
+            term: Some(1),
+            index: Some(index),
+            data: Some(vec![7; bytes].into()),
+        };
+        LogJob {
+            number,
+            entries: indexes.map(entry).collect(),
+            must_sync: true,
+            ..LogJob::default()
+        }
+    }
+
+    fn checkpoint(index: u64) -> LogJob {
+        let marker = Marker {
+            index,
+            term: 1,
+            ..Marker::default()
+        };
+        LogJob {
+            release: Some((marker, index)),
+            ..LogJob::default()
+        }
+    }
+
+    /// No file may become longer, and none new.
+    fn fill(disk: &MemDisk) {
+        disk.faults(|faults| faults.capacity_bytes = Some(0));
+    }
+
+    fn last_index(disk: &MemDisk) -> u64 {
+        let opened = Wal::open(Arc::new(disk.fork()), Path::new(DIR), options());
+        opened.expect("a sound log").1.last_index
+    }
+
+    #[test]
+    fn a_checkpoint_makes_room_for_what_waits_on_a_full_disk() {
+        let disk = MemDisk::new();
+        let mut log = log(&disk);
+        for index in 1..=12 {
+            let done = log
+                .run([entries(index, index..=index, 1000)])
+                .expect("room");
+            assert_eq!(done.expect("room").number, index);
+        }
+        fill(&disk);
+        let mut held = None;
+        for index in 13..40 {
+            if log
+                .run([entries(index, index..=index, 1000)])
+                .expect("no fault")
+                .is_none()
+            {
+                held = Some(index);
+                break;
+            }
+        }
+        let held = held.expect("the disk is full");
+        assert!(log.retry().expect("no fault").is_none() && log.is_held());
+        // The space is there: in segments that the checkpoint makes superfluous.
+        let done = log.run([checkpoint(9)]).expect("no fault");
+        assert_eq!(done.expect("room again").number, held);
+        assert!(!log.is_held());
+        assert_eq!(last_index(&disk), held);
+    }
+
+    #[test]
+    fn a_checkpoint_without_room_for_its_marker_does_not_stop_the_member() {
+        let disk = MemDisk::new();
+        let mut log = log(&disk);
+        // Fills the only segment to where no marker fits.
+        let mut last = 0;
+        for bytes in [3000, 700, 80, 30, 1] {
+            fill(&disk);
+            while log
+                .run([entries(last + 1, last + 1..=last + 1, bytes)])
+                .expect("no fault")
+                .is_some()
+            {
+                last += 1;
+            }
+            log.held.clear();
+        }
+        let done = log
+            .run([checkpoint(last)])
+            .expect("a full disk is no fault");
+        assert!(done.is_some() && !log.is_held());
+        assert!(
+            log.release.is_some(),
+            "there was room for the marker, so this shows nothing"
+        );
+        // It is not forgotten: with room it is written before anything else needs it.
+        disk.faults(|faults| faults.capacity_bytes = None);
+        assert!(
+            log.run([entries(9, last + 1..=last + 1, 10)])
+                .expect("room")
+                .is_some()
+        );
+        let opened = Wal::open(Arc::new(disk.fork()), Path::new(DIR), options());
+        let marker = opened.expect("a sound log").1.marker.expect("the marker");
+        assert_eq!(marker.index, last);
     }
 }
