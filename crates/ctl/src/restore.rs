@@ -256,9 +256,14 @@ fn refuse_used(layout: &Layout, wal_dir: Option<&Path>) -> Result<(), String> {
         }
     }
     match wal_dir {
-        Some(dir) if dir.exists() && !is_unfinished => {
+        // A kill between the two directories leaves an empty one, and there is nothing in it to lose.
+        Some(dir) if dir.exists() && !is_unfinished && !is_empty(dir) => {
             Err(format!("wal-dir {:?} exists", dir.display().to_string()))
         }
         _ => Ok(()),
     }
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
