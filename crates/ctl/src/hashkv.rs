@@ -1,14 +1,19 @@
 //! `hashkv`: the hash that a member with this history answers. Unlike etcd's tool it does not write to the file.
+//!
+//! Memory: the index of the keys and their revisions, as in a member; no values.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message;
+use proto::mvccpb::KeyValue;
 use state::{Importer, Params, ReadError};
 use storage::disk::MemDisk;
 use storage::segments::SegmentsOptions;
 
 use crate::printer::{Column, Printer, Value};
-use crate::snapshot_file::{SnapshotFile, feed};
+use crate::snapshot_file::{SnapshotFile, Stop, feed};
 use crate::{Failure, os_error};
 
 pub(crate) fn run(path: &Path, revision: i64, printer: Printer) -> Result<(), Failure> {
@@ -21,13 +26,24 @@ pub(crate) fn run(path: &Path, revision: i64, printer: Printer) -> Result<(), Fa
         "store",
         options,
     )?;
+    // The first pass builds the index, which says what a compaction has left; the second one hashes.
     feed(&reader, |bucket, key, value| match bucket {
+        "key" => importer
+            .row(bucket, key, without_value(value))
+            .map_err(Failure::from),
+        "meta" => importer.row(bucket, key, value).map_err(Failure::from),
         // The rest has no part in the hash, and may be what this version does not serve (users and roles).
-        "key" | "meta" => importer.row(bucket, key, value).map_err(Failure::from),
         _ => Ok(()),
     })?;
     let (state, _) = importer.finish()?;
-    let answer = match state.view().hash_kv(revision) {
+    let hashed = state.view().hash_kv_of(revision, |hash| {
+        feed(&reader, |bucket, key, value| match bucket {
+            "key" => hash(key, value).map_err(Stop),
+            _ => Ok(()),
+        })
+        .map_err(|Stop(fault)| fault)
+    });
+    let answer = match hashed {
         Ok(answer) => answer,
         Err(ReadError::Rejected(rejected)) => {
             let text = rejected.0.text.trim_start_matches("etcdserver: ");
@@ -57,4 +73,15 @@ pub(crate) fn run(path: &Path, revision: i64, printer: Printer) -> Result<(), Fa
             answer.compact_revision,
         ),
     ])
+}
+
+/// The record with all that the index asks for. One that cannot be read stays as it is, for the importer to refuse.
+fn without_value(record: Bytes) -> Bytes {
+    match KeyValue::decode(&record[..]) {
+        Ok(kv) => {
+            let value = Bytes::new();
+            KeyValue { value, ..kv }.encode_to_vec().into()
+        }
+        Err(_) => record,
+    }
 }

@@ -26,7 +26,7 @@ use storage::wal::{self, Batch, Identity, Wal};
 use crate::Failure;
 use crate::etcdutl::Restore;
 use crate::initial_cluster;
-use crate::snapshot_file::{SnapshotFile, feed};
+use crate::snapshot_file::{SnapshotFile, Stop, feed};
 
 /// Term of the entries a cluster is founded with.
 const FOUNDING_TERM: u64 = 1;
@@ -165,15 +165,6 @@ fn fill_store(store: &Path, founding: &Founding, reader: &Reader) -> Result<(), 
     let (mut catalog, _) = Catalog::open(disk, store)?;
     job.run(&mut catalog)?;
     Ok(())
-}
-
-/// A fault on its way out of a walk, which has errors of its own: damage of the file.
-struct Stop(Fault);
-
-impl From<String> for Stop {
-    fn from(why: String) -> Stop {
-        Stop(Fault::new(FaultKind::Corrupted, why))
-    }
 }
 
 /// The row key of the revision that lies `bump` above `newest`.

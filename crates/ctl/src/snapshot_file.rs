@@ -8,7 +8,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use storage::bolt::{Entry, Reader};
 use storage::disk::{Disk, File, Open, OsDisk, read_exact_at};
-use storage::fault::FaultKind;
+use storage::fault::{Fault, FaultKind};
 
 use crate::os_error;
 
@@ -120,4 +120,13 @@ pub(crate) fn feed<E: From<String>>(
     });
     walked.map_err(|fault| fault.to_string())?;
     refused.map_or(Ok(()), Err)
+}
+
+/// A fault on its way out of a walk, which has errors of its own: damage of the file.
+pub(crate) struct Stop(pub(crate) Fault);
+
+impl From<String> for Stop {
+    fn from(why: String) -> Stop {
+        Stop(Fault::new(FaultKind::Corrupted, why))
+    }
 }

@@ -178,7 +178,7 @@ impl Importer {
 }
 
 /// The key of a row in the bucket `key`: see [`crate::mvcc`].
-fn revision_of(key: &[u8]) -> Result<(Revision, bool), Fault> {
+pub(crate) fn revision_of(key: &[u8]) -> Result<(Revision, bool), Fault> {
     let number = |from: usize| {
         key.get(from..from + 8)
             .and_then(|bytes| bytes.try_into().ok())

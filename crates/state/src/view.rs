@@ -16,7 +16,7 @@ use storage::fault::Fault;
 use storage::segments::{Record, Revision, SegmentsView};
 
 use crate::membership::Membership;
-use crate::mvcc::hash::KvHash;
+use crate::mvcc::hash::{KvHash, Row};
 use crate::mvcc::history::History;
 use crate::mvcc::kept::KeptHashes;
 use crate::mvcc::past::Queue;
@@ -26,7 +26,7 @@ use crate::mvcc::{record, txn};
 use crate::outcome::{Event, EventKind, ReadError, reject};
 use crate::tables::{self, Rows};
 use crate::version::ClusterVersion;
-use crate::{alarm, lease};
+use crate::{alarm, lease, restore};
 
 /// A consistent view of everything the cluster agrees on.
 #[derive(Clone)]
@@ -207,6 +207,31 @@ impl ReadView {
             }
             None => self.reader().hash_kv(revision),
         }
+    }
+
+    /// The same for a history whose records lie elsewhere, in a backend file say, while this view holds only their keys and
+    /// revisions: `rows` hands out all rows of the bucket `key`, in order.
+    ///
+    /// # Errors
+    /// As [`ReadView::hash_kv`]; a fault also from `rows`, or if a row's key is no revision.
+    pub fn hash_kv_of(
+        &self,
+        revision: i64,
+        rows: impl FnOnce(&mut dyn FnMut(&[u8], Bytes) -> Result<(), Fault>) -> Result<(), Fault>,
+    ) -> Result<KvHash, ReadError> {
+        self.reader().hash_kv_of(revision, |upto, hash| {
+            rows(&mut |key, kv| {
+                let (revision, tombstone) = restore::revision_of(key)?;
+                if revision.main <= upto {
+                    hash(&Row {
+                        revision,
+                        tombstone,
+                        kv,
+                    });
+                }
+                Ok(())
+            })
+        })
     }
 
     /// Hashes all buckets, leaving out what differs between members by nature, as etcd's `Hash` does.

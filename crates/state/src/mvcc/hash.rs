@@ -56,6 +56,15 @@ pub(crate) fn revision_key(revision: Revision) -> [u8; 17] {
 impl Reader<'_> {
     /// Hashes all rows up to `revision`; 0 is the newest.
     pub(crate) fn hash_kv(&self, revision: i64) -> Result<KvHash, ReadError> {
+        self.hash_kv_of(revision, |upto, hash| self.each(upto, hash))
+    }
+
+    /// The same over rows that `scan` brings: all of them up to the revision it is given, in order.
+    pub(crate) fn hash_kv_of(
+        &self,
+        revision: i64,
+        scan: impl FnOnce(i64, &mut dyn FnMut(&Row)) -> Result<(), Fault>,
+    ) -> Result<KvHash, ReadError> {
         if revision > 0 && revision < self.compacted {
             return reject(&error::COMPACTED);
         }
@@ -69,7 +78,7 @@ impl Reader<'_> {
         };
         let hashed = Survivors::collect(self.index, |history| history.hashed_at(self.past, upto));
         Ok(KvHash {
-            hash: self.hash_rows(hashed, upto)?,
+            hash: self.hash_rows(hashed, |hash| scan(upto, hash))?,
             compact_revision: self.compacted,
             hash_revision: upto,
             current_revision: self.revision,
@@ -80,11 +89,15 @@ impl Reader<'_> {
     /// since, with what this one drops. `self` is the key space when the compaction began.
     pub(crate) fn hash_of_compaction(&self, revision: i64) -> Result<u32, Fault> {
         let kept = Survivors::collect(self.index, |history| history.kept_at(self.past, revision));
-        self.hash_rows(kept, revision)
+        self.hash_rows(kept, |hash| self.each(revision, hash))
     }
 
-    /// Hashes all rows up to `upto`; of those already compacted, the ones in `kept`.
-    fn hash_rows(&self, mut kept: Survivors, upto: i64) -> Result<u32, Fault> {
+    /// Hashes all rows that `scan` brings; of those already compacted, the ones in `kept`.
+    fn hash_rows(
+        &self,
+        mut kept: Survivors,
+        scan: impl FnOnce(&mut dyn FnMut(&Row)) -> Result<(), Fault>,
+    ) -> Result<u32, Fault> {
         if kept.is_empty() {
             // etcd then skips nothing, and so hashes all that its compaction has left.
             kept = Survivors::collect(self.index, |history| {
@@ -92,7 +105,7 @@ impl Reader<'_> {
             });
         }
         let mut crc = crc32c::crc32c(b"key");
-        self.scan(upto, |row| {
+        scan(&mut |row| {
             let compacted = row.revision.main <= self.compacted;
             let skip = (compacted && !kept.contains(row.revision))
                 || (row.tombstone && row.revision.main == self.compacted);
@@ -101,9 +114,16 @@ impl Reader<'_> {
                 crc = crc32c::crc32c_append(crc, &key[..size]);
                 crc = crc32c::crc32c_append(crc, &row.kv);
             }
-            ControlFlow::Continue(())
         })?;
         Ok(crc)
+    }
+
+    /// Hands out all stored rows up to `upto`.
+    fn each(&self, upto: i64, hash: &mut dyn FnMut(&Row)) -> Result<(), Fault> {
+        self.scan(upto, |row| {
+            hash(&row);
+            ControlFlow::Continue(())
+        })
     }
 
     /// Every row that etcd's key bucket would hold, in order, until `visit` breaks.
