@@ -122,7 +122,9 @@ fn fill_store(store: &Path, founding: &Founding, reader: &Reader) -> Result<(), 
         ..SegmentsOptions::default()
     };
     let disk = Arc::new(OsDisk);
-    let mut importer = Importer::new(Params::default(), disk.clone(), store, options)?;
+    // Before the first segment: where there are segments, a missing catalog is one that was lost.
+    let (mut catalog, _) = Catalog::open(disk.clone(), store)?;
+    let mut importer = Importer::new(Params::default(), disk, store, options)?;
     let mut newest = 0;
     feed(reader, |bucket, key, value| {
         if is_of_the_old_cluster(bucket, key) {
@@ -162,7 +164,6 @@ fn fill_store(store: &Path, founding: &Founding, reader: &Reader) -> Result<(), 
         importer.row("members", key.as_bytes(), member.to_json().into())?;
     }
     let (_, job) = importer.finish()?;
-    let (mut catalog, _) = Catalog::open(disk, store)?;
     job.run(&mut catalog)?;
     Ok(())
 }

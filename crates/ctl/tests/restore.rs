@@ -1,6 +1,6 @@
 //! A snapshot file becomes a data directory with the same rows and new members; a wrong one becomes nothing.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,25 +24,13 @@ const META: usize = 9;
 fn a_restored_directory_has_the_rows_of_the_file_and_the_members_of_the_flags() {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let file = scratch.path().join("a.db");
-    write_snapshot(&file);
+    write_snapshot(&file, &rows());
     assert!(succeeded(etcdutl(&["snapshot", "status", text(&file)])));
     let data = scratch.path().join("data");
     assert!(succeeded(restore(&file, &data)));
     assert!(succeeded(run(Persona::Verify, &[text(&data).to_owned()])));
 
-    let store = data.join("member/store");
-    let disk = Arc::new(OsDisk);
-    let (_, recovered) = Catalog::open(disk.clone(), &store).expect("a catalog");
-    let recovered = recovered.expect("a checkpoint");
-    let state = State::open(
-        Params::default(),
-        recovered,
-        disk.clone(),
-        &store,
-        SegmentsOptions::default(),
-    )
-    .expect("sound data");
-    let view = state.view();
+    let view = open(&data).view();
     let mut keys = Vec::new();
     view.rows(|bucket, key, value| {
         if bucket == "key" {
@@ -64,17 +52,34 @@ fn a_restored_directory_has_the_rows_of_the_file_and_the_members_of_the_flags() 
         (members[0].name.as_str(), members[0].id),
         ("m1", view.members().conf_state().voters[0])
     );
-    let (_, log) = Wal::open(disk, &data.join("member/wal"), Options::default()).expect("a log");
+    let (_, log) = Wal::open(
+        Arc::new(OsDisk),
+        &data.join("member/wal"),
+        Options::default(),
+    )
+    .expect("a log");
     assert_eq!((log.identity.member_id, log.last_index), (members[0].id, 1));
 
     assert!(!succeeded(restore(&file, &data)), "a directory in use");
+}
+
+/// Everything above 32 MiB is written in several pieces; the second one once found a store without a catalog.
+#[test]
+fn a_file_larger_than_what_is_held_in_memory_is_restored() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let [file, data] = ["a.db", "data"].map(|name| scratch.path().join(name));
+    write_snapshot(&file, &rows_with(2..=81, |_| 1 << 20));
+    assert!(succeeded(restore(&file, &data)));
+    assert!(succeeded(run(Persona::Verify, &[text(&data).to_owned()])));
+    let view = open(&data).view();
+    assert_eq!((view.revision(), view.key_count()), (81, 80));
 }
 
 #[test]
 fn a_changed_file_and_one_without_hash_are_refused_and_leave_nothing() {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let file = scratch.path().join("a.db");
-    write_snapshot(&file);
+    write_snapshot(&file, &rows());
     let data = scratch.path().join("data");
     let mut bytes = std::fs::read(&file).expect("the file");
     bytes.truncate(bytes.len() - 32);
@@ -92,7 +97,7 @@ fn a_changed_file_and_one_without_hash_are_refused_and_leave_nothing() {
 fn verify_names_damage() {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let file = scratch.path().join("a.db");
-    write_snapshot(&file);
+    write_snapshot(&file, &rows());
     let data = scratch.path().join("data");
     assert!(succeeded(restore(&file, &data)));
     let segment = std::fs::read_dir(data.join("member/store"))
@@ -107,16 +112,29 @@ fn verify_names_damage() {
     assert!(!succeeded(run(Persona::Verify, &[text(&data).to_owned()])));
 }
 
+fn open(data: &Path) -> State {
+    let store = data.join("member/store");
+    let disk = Arc::new(OsDisk);
+    let (_, recovered) = Catalog::open(disk.clone(), &store).expect("a catalog");
+    let recovered = recovered.expect("a checkpoint");
+    let options = SegmentsOptions::default();
+    State::open(Params::default(), recovered, disk, &store, options).expect("sound data")
+}
+
 fn rows() -> Vec<Row> {
-    let mut rows: Vec<Row> = (2..=1501u64)
+    rows_with(2..=1501, |main| if main == 700 { 300_000 } else { 40 })
+}
+
+/// One put per revision, with a value of so many bytes.
+fn rows_with(revisions: RangeInclusive<u64>, value_bytes: impl Fn(u64) -> usize) -> Vec<Row> {
+    let mut rows: Vec<Row> = revisions
         .map(|main| {
-            let value = vec![main as u8; if main == 700 { 300_000 } else { 40 }];
             let kv = KeyValue {
                 key: format!("key-{main}").into(),
                 create_revision: main as i64,
                 mod_revision: main as i64,
                 version: 1,
-                value: value.into(),
+                value: vec![main as u8; value_bytes(main)].into(),
                 lease: 0,
             };
             let mut key = main.to_be_bytes().to_vec();
@@ -139,12 +157,12 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-fn write_snapshot(path: &Path) {
+fn write_snapshot(path: &Path, rows: &[Row]) {
     let mut planner = Planner::new(&BUCKETS);
-    for row in rows() {
+    for row in rows {
         planner.row(row.bucket, row.key.len(), row.value.len());
     }
-    let mut writer = Writer::new(planner.finish(), rows().into_iter().map(Ok));
+    let mut writer = Writer::new(planner.finish(), rows.iter().cloned().map(Ok));
     let mut bytes = Vec::new();
     while let Some(chunk) = writer.next_chunk(32 << 10).expect("no fault") {
         bytes.extend_from_slice(&chunk);

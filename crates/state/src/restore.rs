@@ -93,7 +93,8 @@ pub struct Importer {
 const FLUSH_BYTES: u64 = 32 << 20;
 
 impl Importer {
-    /// Begins with nothing, in a directory of its own or with `options.sequence_first` above all sequences of the store to be replaced.
+    /// Begins with nothing, in a directory of its own (whose catalog has been opened before: where there are segments, a missing
+    /// catalog counts as lost) or with `options.sequence_first` above all sequences of the store to be replaced.
     ///
     /// # Errors
     /// A fault, if the directory cannot be used.
