@@ -206,10 +206,12 @@ impl Segments {
     fn with_small_neighbours(&self, at: usize) -> std::ops::Range<usize> {
         let (mut start, mut end, mut bytes) = (at, at + 1, self.kept_bytes(at));
         let fits = |at: usize, bytes: u64| {
+            // Not the unsealed one: its dead are counted before their block is closed, its bytes only then.
+            self.ledgers[at].footer?;
             let kept = self.kept_bytes(at);
             let small = kept <= self.options.segment_bytes / 4
                 && bytes + kept <= self.options.segment_bytes;
-            (self.ledgers[at].footer.is_some() && small).then_some(kept)
+            small.then_some(kept)
         };
         // Not too many at once, so that a job stays a slice of work.
         while end - start < CROWD

@@ -594,6 +594,19 @@ fn small_neighbours_are_merged() {
 }
 
 #[test]
+fn the_dead_of_a_block_that_is_still_open_do_not_upset_the_choice() {
+    let disk = MemDisk::new();
+    let mut segments = create(&disk, small());
+    (2..24).for_each(|main| put(&mut segments, main, "k"));
+    flush(&disk, &mut segments);
+    assert_eq!(segments.frozen.len(), 2, "one sealed, one unsealed segment");
+    (24..27).for_each(|main| put(&mut segments, main, "k"));
+    (3..27).for_each(|main| assert!(segments.mark_dead(rev(main))));
+    assert_eq!(rewrite_all(&mut segments, 0.5), 1);
+    assert_eq!(mains(&segments.view(), 2, 4), [2]);
+}
+
+#[test]
 fn after_a_restart_the_index_tells_which_records_are_dead() {
     let disk = MemDisk::new();
     let mut segments = create(&disk, small());
