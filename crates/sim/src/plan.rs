@@ -103,6 +103,12 @@ pub struct Plan {
     pub progress_us: u64,
     /// Whether members ask around before they start an election.
     pub pre_vote: bool,
+    /// Size of a watch message from which on events go into several.
+    pub message_bytes: usize,
+    /// Whether clients hurry now and then, so that many calls are under way at once.
+    pub bursts: bool,
+    /// Calls for which a client goes to another member, per thousand.
+    pub moves: u64,
 }
 
 /// Length of a tick by a true clock.
@@ -170,6 +176,9 @@ impl Plan {
             slice_events: *dice.pick(&[1, 5, 100]),
             progress_us: *dice.pick(&[700_000, 5_000_000]),
             pre_vote: dice.chance(800),
+            message_bytes: *dice.pick(&[300, 4_000, 2 << 20]),
+            bursts: dice.chance(500),
+            moves: *dice.pick(&[100, 500]),
         }
     }
 }

@@ -15,6 +15,8 @@ use crate::checker::history::{Op, Outcome, Request};
 
 /// Longest time a client waits.
 const PATIENCE_US: u64 = 9_000_000;
+/// In a burst, one second of so many, clients think so much shorter.
+const BURST_EVERY: u64 = 20;
 /// Leases that clients remember.
 const LEASES_MAX: usize = 12;
 
@@ -105,7 +107,7 @@ impl World {
         if self.workload.is_over || self.clients[client].op.is_some() {
             return;
         }
-        if self.dice.workload.chance(100) {
+        if self.dice.workload.chance(self.plan.moves) {
             self.clients[client].member =
                 self.dice.workload.below(self.plan.members as u64) as usize;
         }
@@ -154,7 +156,12 @@ impl World {
             self.clients[client].member =
                 self.dice.workload.below(self.plan.members as u64) as usize;
         }
-        let think = self.dice.workload.delay(1_000, self.plan.think_us);
+        let hurry = self.plan.bursts && (self.now_us / 1_000_000).is_multiple_of(BURST_EVERY);
+        let (least, typical) = match hurry {
+            true => (50, self.plan.think_us / BURST_EVERY),
+            false => (1_000, self.plan.think_us),
+        };
+        let think = self.dice.workload.delay(least, typical);
         self.schedule(think, Event::Next { client });
     }
 

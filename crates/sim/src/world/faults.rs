@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use storage::disk::Disk as _;
 
-use super::machine::Life;
-use super::{Event, Mend, World};
+use super::machine::{Life, Work};
+use super::{Event, Mend, Moment, World};
 use crate::checker::history::Outcome;
 use crate::plan::RATE;
 
@@ -111,9 +111,9 @@ impl World {
         let fault = *self.dice.faults.pick(&kinds);
         let member = self.choose_member();
         match fault {
-            Fault::Crash => self.crash(member),
+            Fault::Crash => self.end_soon(member, Moment::PowerCut),
             Fault::Blackout => self.blackout(),
-            Fault::Kill => self.kill(member),
+            Fault::Kill => self.end_soon(member, Moment::Kill),
             Fault::Partition => self.partition(),
             Fault::Pause => self.pause(member),
             Fault::FailedSync => self.fail_sync(member),
@@ -139,7 +139,20 @@ impl World {
         }
     }
 
-    fn crash(&mut self, member: usize) {
+    /// Ends a life at once, or while the log or the store is being written, which chance alone would seldom meet.
+    fn end_soon(&mut self, member: usize, how: Moment) {
+        let work = *self
+            .dice
+            .faults
+            .pick(&[None, None, Some(Work::Log), Some(Work::Store)]);
+        match work {
+            Some(work) => self.machines[member].ends_at_work = Some((work, how)),
+            None if how == Moment::Kill => self.kill(member),
+            None => self.crash(member),
+        }
+    }
+
+    pub(super) fn crash(&mut self, member: usize) {
         if self.machines[member].life.is_none() {
             return;
         }
@@ -165,19 +178,22 @@ impl World {
         }
     }
 
-    fn kill(&mut self, member: usize) {
+    pub(super) fn kill(&mut self, member: usize) {
         if self.machines[member].life.is_none() {
             return;
         }
         self.links.count("kill");
         self.note(member, "kill", 0, 0);
-        self.machines[member].disk.kill();
+        self.work_in_part(member);
+        let disk = &self.machines[member].disk;
+        disk.faults(|faults| faults.operations_left = None);
+        disk.kill();
         self.end_life(member);
         let down = self.dice.faults.delay(20_000, 1_000_000);
         self.schedule(down, Event::Mend(Mend::Restart(member)));
     }
 
-    /// The workers get some way into what they were doing when the power goes.
+    /// The workers get some way into what they were doing when the power goes, or the process.
     fn work_in_part(&mut self, member: usize) {
         let disk = self.machines[member].disk.clone();
         let (log_first, log_operations, store_operations) = (
@@ -343,7 +359,7 @@ impl World {
             .faults(|faults| faults.capacity_bytes = None);
     }
 
-    /// Starts a member; now and then the power goes again while it recovers.
+    /// Starts a member; now and then the power goes again while it recovers, or soon after.
     fn restart(&mut self, member: usize) {
         self.machines[member]
             .disk
@@ -358,7 +374,12 @@ impl World {
         }
         self.boot(member);
         if again && self.machines[member].life.is_some() {
-            self.crash(member);
+            return self.crash(member);
+        }
+        let soon = self.is_safety_phase && self.plan.faults.crash && self.dice.faults.chance(100);
+        if soon && self.machines[member].life.is_some() {
+            let delay = self.dice.faults.between(0, 300_000);
+            self.after(member, delay, Moment::PowerCut);
         }
     }
 
@@ -380,6 +401,7 @@ impl World {
             self.make_room(member);
             let machine = &mut self.machines[member];
             machine.slow_until_us = 0;
+            machine.ends_at_work = None;
             machine.disk.faults(|faults| faults.failing_syncs = 0);
             // Whoever stands still goes on at its time: at most some seconds from now.
             if machine.life.is_none() {

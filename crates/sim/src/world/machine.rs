@@ -38,6 +38,8 @@ pub(super) struct Machine {
     /// Lives so far; the current one's number.
     pub lives: u64,
     pub clock: Clock,
+    /// The life ends so when its worker next has something to write.
+    pub ends_at_work: Option<(Work, Moment)>,
     /// Nothing of the member runs before.
     pub paused_until_us: u64,
     /// Syncs are slow until then.
@@ -45,6 +47,13 @@ pub(super) struct Machine {
     /// A fault was injected that explains the end of the current life.
     pub expects_end: bool,
     pub is_full: bool,
+}
+
+/// A worker that writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    Log,
+    Store,
 }
 
 /// A clock that runs at its own rate.
@@ -94,6 +103,7 @@ impl Machine {
             disk,
             life: None,
             lives: 0,
+            ends_at_work: None,
             clock: Clock {
                 true_us: 0,
                 local_us: id * 1_000_000_000,
@@ -157,6 +167,7 @@ impl World {
         let limits = watch::Limits {
             stream_messages: self.plan.stream_messages,
             slice_events: self.plan.slice_events,
+            message_bytes: self.plan.message_bytes,
             progress_interval_us: self.plan.progress_us,
             ..watch::Limits::default()
         };
@@ -275,20 +286,18 @@ impl World {
         if machine.lives != life || machine.life.is_none() {
             return;
         }
-        if moment == Moment::Tick {
-            let next = machine.clock.takes(TICK_US);
-            self.schedule(next, Event::Life(member, life, Moment::Tick));
-        }
-        let paused = self.machines[member].paused_until_us;
-        if paused > self.now_us {
-            self.schedule(
-                paused - self.now_us,
-                Event::Life(member, life, moment_late(moment)),
-            );
+        if machine.paused_until_us > self.now_us {
+            // One tick as well: who stood still does not make up for those that it missed.
+            let wait = machine.paused_until_us - self.now_us;
+            self.schedule(wait, Event::Life(member, life, moment));
             return;
         }
         match moment {
-            Moment::Tick | Moment::LateTick => self.input(member, Input::Tick),
+            Moment::Tick => {
+                let next = machine.clock.takes(TICK_US);
+                self.schedule(next, Event::Life(member, life, Moment::Tick));
+                self.input(member, Input::Tick);
+            }
             Moment::Step => self.step(member),
             Moment::Logged => self.logged(member),
             Moment::LogRetry => self.log_retry(member),
@@ -300,6 +309,9 @@ impl World {
             Moment::Hashed => self.hashed(member),
             Moment::Hub => self.hub_step(member),
             Moment::HubClock => self.hub_clock(member),
+            Moment::PowerCut | Moment::Kill if !self.is_safety_phase => {}
+            Moment::PowerCut => self.crash(member),
+            Moment::Kill => self.kill(member),
         }
     }
 
@@ -424,7 +436,17 @@ impl World {
                 delay += self.dice.disk.between(10_000, 3_000_000);
             }
         }
+        self.end_at_work(member, Work::Log, delay);
         self.after(member, delay, Moment::Logged);
+    }
+
+    /// If the life is to end while this worker writes, it ends now: within `delay_us`.
+    fn end_at_work(&mut self, member: usize, work: Work, delay_us: u64) {
+        let ends = &mut self.machines[member].ends_at_work;
+        if let Some((_, moment)) = ends.take_if(|(ends, _)| *ends == work) {
+            let delay = self.dice.faults.below(delay_us);
+            self.after(member, delay, moment);
+        }
     }
 
     fn logged(&mut self, member: usize) {
@@ -548,16 +570,13 @@ impl World {
     }
 
     fn wants_maintenance(&mut self, member: usize) {
-        let slow = self.plan.sweep;
+        let slow = self.plan.sweep == 1 && self.is_safety_phase;
         let life = self.life(member);
         if life.maintain_scheduled || !life.apply.needs_maintenance() {
             return;
         }
         life.maintain_scheduled = true;
-        let delay = self
-            .dice
-            .disk
-            .delay(100, if slow == 1 { 20_000 } else { 2_000 });
+        let delay = self.dice.disk.delay(100, if slow { 20_000 } else { 2_000 });
         self.after(member, delay, Moment::Maintain);
     }
 
@@ -619,6 +638,7 @@ impl World {
         let Some(job) = job else { return };
         life.store_running = Some(job);
         let delay = self.dice.disk.delay(100, typical);
+        self.end_at_work(member, Work::Store, delay);
         self.after(member, delay, Moment::Stored);
     }
 
@@ -652,13 +672,5 @@ impl World {
                 self.stopped(member, &fault);
             }
         }
-    }
-}
-
-/// A tick that was due while the member stood still is handled late, and must not schedule the next one twice.
-fn moment_late(moment: Moment) -> Moment {
-    match moment {
-        Moment::Tick => Moment::LateTick,
-        other => other,
     }
 }

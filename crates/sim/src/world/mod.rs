@@ -69,8 +69,6 @@ enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
     Tick,
-    /// A tick that was due while the member stood still.
-    LateTick,
     /// The replica looks at its inbox.
     Step,
     Logged,
@@ -83,6 +81,8 @@ enum Moment {
     Hashed,
     Hub,
     HubClock,
+    PowerCut,
+    Kill,
 }
 
 /// What ends.
