@@ -11,9 +11,10 @@
 use bytes::Bytes;
 use proto::raftpb;
 use raft::eraftpb;
-use raft::{RawNode, StateRole};
+use raft::{RawNode, ReadOnlyOption, StateRole};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use storage::planted;
 
 use crate::raft_log::RaftLog;
 
@@ -78,6 +79,11 @@ impl RaftCore {
             check_quorum: true,
             pre_vote: config.pre_vote,
             max_committed_size_per_ready: 16 << 20,
+            read_only_option: match planted!(StaleReadAfterPause) {
+                true => ReadOnlyOption::LeaseBased,
+                // A lease is counted in ticks, and a member that stood still has missed them.
+                false => ReadOnlyOption::Safe,
+            },
             ..raft::Config::default()
         };
         let silent = slog::Logger::root(slog::Discard, slog::o!());

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use storage::planted;
 
 use crate::{Now, Ticket};
 
@@ -54,7 +55,11 @@ pub(crate) struct Reads {
 impl Reads {
     pub fn add(&mut self, ticket: Ticket, wanted: Wanted, deadline_us: u64) {
         self.count += 1;
-        self.waiting.push(Waiting {
+        let waiting = match &mut self.round {
+            Some(running) if planted!(ReadJoinsRunningRound) => &mut running.reads,
+            _ => &mut self.waiting,
+        };
+        waiting.push(Waiting {
             ticket,
             wanted,
             deadline_us,
@@ -103,7 +108,7 @@ impl Reads {
         while self
             .confirmed
             .front()
-            .is_some_and(|(index, _)| *index <= applied)
+            .is_some_and(|(index, _)| *index <= applied || planted!(ReadBeforeItIsApplied))
         {
             let (_, reads) = self.confirmed.pop_front().expect("the front was just seen");
             ready.extend(reads.into_iter().map(|r| (r.ticket, r.wanted)));

@@ -13,6 +13,7 @@ use proto::error::{self, RpcError};
 use proto::{etcdserverpb, raftpb};
 use state::Fact;
 use storage::fault::{Fault, FaultKind};
+use storage::planted;
 use storage::wal::Marker;
 
 use crate::brief;
@@ -242,10 +243,10 @@ impl Replica {
             }
             Request::ReadBarrier => self.read(ticket, Wanted::Barrier, deadline_us, effects),
             Request::LeaseRenew { id } => {
-                self.lease(ticket, Wanted::LeaseRenew(id), deadline_us, effects)
+                self.lease(now, ticket, Wanted::LeaseRenew(id), deadline_us, effects)
             }
             Request::LeaseTimeToLive { id } => {
-                self.lease(ticket, Wanted::LeaseTime(id), deadline_us, effects)
+                self.lease(now, ticket, Wanted::LeaseTime(id), deadline_us, effects)
             }
             Request::MoveLeader { target } => {
                 self.move_leader(ticket, target, deadline_us, effects)
@@ -296,7 +297,7 @@ impl Replica {
     /// Proposes a duty's request. Nobody waits for it. What only a leader may ask for is dropped unless this member can
     /// put it into its own log at once: it must not travel to a successor (etcd #12528, #15247).
     fn propose_own(&mut self, proposal: duties::Proposal) {
-        let may = if proposal.leader_only {
+        let may = if proposal.leader_only && !planted!(OldLeaderRevokesLeases) {
             self.standing.is_leader
         } else {
             self.standing.leader != 0
@@ -334,6 +335,7 @@ impl Replica {
     /// Lease clocks are the leader's; a leader must know that it still is one before it answers from them.
     fn lease(
         &mut self,
+        now: Now,
         ticket: Ticket,
         wanted: Wanted,
         deadline_us: u64,
@@ -346,6 +348,10 @@ impl Replica {
                 &error::NOT_LEADER
             };
             effects.push(Effect::Reply(ticket, Err(refusal)));
+            return;
+        }
+        if planted!(KeepAliveUnconfirmed) {
+            effects.push(Effect::Reply(ticket, self.answer_read(now, wanted)));
             return;
         }
         self.read(ticket, wanted, deadline_us, effects);
@@ -498,14 +504,24 @@ impl Replica {
             return;
         }
         self.persist_jobs.push_back(ready.number);
+        let (mut messages, mut early) = (ready.messages_durable, Vec::new());
+        if planted!(PromiseBeforeSync) {
+            std::mem::swap(&mut messages, &mut early);
+        }
         effects.push(Effect::Persist(LogJob {
             number: ready.number,
             entries: ready.entries,
             hard_state: ready.hard_state,
             must_sync: ready.must_sync,
             release: None,
-            messages: ready.messages_durable,
+            messages,
         }));
+        for message in early {
+            effects.push(Effect::Send(MemberId(message.to()), Box::new(message)));
+        }
+        if planted!(AnswerBeforeSync) {
+            self.core.persisted(ready.number);
+        }
     }
 
     fn follow_leadership(&mut self, now: Now, effects: &mut Vec<Effect>) {

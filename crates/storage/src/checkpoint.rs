@@ -76,6 +76,15 @@ impl CheckpointJob {
     /// final: the member stops.
     pub fn run(&self, catalog: &mut Catalog) -> Result<CheckpointDone, Fault> {
         let flushed = self.flush.run()?;
+        if crate::planted!(IndexApartFromData) {
+            catalog.commit(&Commit {
+                applied: catalog.applied(),
+                ..self.commit.clone()
+            })?;
+        }
+        if crate::planted!(OldFileRemovedFirst) {
+            self.flush.remove_obsolete()?;
+        }
         catalog.commit(&self.commit)?;
         self.flush.remove_obsolete()?;
         Ok(CheckpointDone {

@@ -16,5 +16,24 @@ pub mod checkpoint;
 pub mod datadir;
 pub mod disk;
 pub mod fault;
+#[cfg(planted)]
+pub mod planted;
 pub mod segments;
 pub mod wal;
+
+/// Whether this process has the named defect of `planted::Defect`: `false` without `--cfg planted`.
+#[cfg(planted)]
+#[macro_export]
+macro_rules! planted {
+    ($defect:ident) => {
+        $crate::planted::is_chosen($crate::planted::Defect::$defect)
+    };
+}
+/// Whether this process has the named defect of `planted::Defect`: `false` without `--cfg planted`.
+#[cfg(not(planted))]
+#[macro_export]
+macro_rules! planted {
+    ($defect:ident) => {
+        false
+    };
+}

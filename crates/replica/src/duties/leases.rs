@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 
+use storage::planted;
+
 use crate::Now;
 
 const SLOT_US: u64 = 100_000;
@@ -103,7 +105,9 @@ impl Leases {
     }
 
     pub fn demote(&mut self) {
-        self.wheel = None;
+        if !planted!(OldLeaderRevokesLeases) {
+            self.wheel = None;
+        }
     }
 
     fn start(&mut self, now: Now, id: i64, extra_us: u64) {
@@ -116,10 +120,14 @@ impl Leases {
         } else {
             clock.ttl_s
         };
+        let before_us = clock.deadline_us;
         clock.deadline_us = now
             .monotonic_us
             .saturating_add(micros(seconds))
             .saturating_add(extra_us);
+        if planted!(LeaseClocksRunOn) {
+            clock.deadline_us = clock.deadline_us.min(before_us);
+        }
         clock.revoking_until_us = 0;
         if let Some(wheel) = &mut self.wheel {
             wheel.put(clock.deadline_us, id);

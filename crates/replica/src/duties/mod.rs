@@ -14,6 +14,7 @@ use proto::etcdserverpb::{
 };
 use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use state::Fact;
+use storage::planted;
 
 pub use compactor::AutoCompaction;
 use compactor::Compactor;
@@ -125,7 +126,7 @@ impl Duties {
                 leader_only: false,
             });
         }
-        if self.is_leader {
+        if self.is_leader || planted!(OldLeaderRevokesLeases) {
             due.extend(self.leases.expired(now).into_iter().map(|id| Proposal {
                 request: InternalRaftRequest {
                     lease_revoke: Some(LeaseRevokeRequest { id }),

@@ -9,6 +9,7 @@ use proto::error::{self, WATCH_REASON_DUPLICATE_ID, WATCH_REASON_EMPTY_RANGE};
 use proto::etcdserverpb::WatchCreateRequest;
 use proto::etcdserverpb::watch_create_request::FilterType;
 use storage::fault::Fault;
+use storage::planted;
 
 use super::api::{Effect, Input, Limits, Message, Stats, StreamId};
 use super::encode::Batch;
@@ -331,6 +332,7 @@ impl Registry {
             while let Some(&watcher) = self.interests.get(slot).synced.get(place) {
                 match self.deliver_chunks(watcher, &chunks, None, effects) {
                     None => place += 1,
+                    Some(_) if planted!(SlowWatcherLosesEvents) => place += 1,
                     Some(next) => {
                         // Another watcher takes this place.
                         self.unsettle(watcher);

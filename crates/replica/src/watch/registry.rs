@@ -17,6 +17,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
+use storage::planted;
+
 use super::api::{Effect, Limits, Message, Stats, StreamId};
 use super::encode::{Chunk, fragments};
 use super::history::EventKind;
@@ -181,7 +183,10 @@ impl Registry {
     }
 
     /// Puts a watcher that is in no set into the one where a cursor at `next` belongs.
-    pub fn settle(&mut self, slot: Slot, next: i64) {
+    pub fn settle(&mut self, slot: Slot, mut next: i64) {
+        if planted!(FutureWatchGetsOldEvents) {
+            next = next.min(self.revision + 1);
+        }
         if next > self.revision + 1 {
             self.watchers.get_mut(slot).state = State::Waiting { next };
             self.waiting.insert((next, slot));
@@ -402,6 +407,8 @@ impl Registry {
         watcher.quiet &= chunks.is_empty();
         for chunk in chunks {
             if !self.has_credit(self.streams.get(stream)) {
+                let again = planted!(EventsAreRepeated);
+                let chunk = if again { &chunks[0] } else { chunk };
                 return Some(chunk.first_revision);
             }
             let message = Message {

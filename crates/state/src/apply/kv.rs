@@ -2,6 +2,7 @@
 
 use proto::etcdserverpb as pb;
 use storage::catalog::Table;
+use storage::planted;
 use storage::segments::Revision;
 
 use super::{Answer, Yield};
@@ -58,7 +59,14 @@ pub(super) fn txn(state: &mut State, request: &pb::TxnRequest, yields: &mut Yiel
     let plan = txn::decide(&reader, request)?;
     txn::check(&reader, &state.leases, &plan)?;
     let mut writer = Writer::new(&mut state.store, &mut state.leases, &mut yields.events);
-    let mut response = txn::execute(&mut writer, &plan).map_err(must_not_be_refused)?;
+    let mut response = match txn::execute(&mut writer, &plan) {
+        Ok(response) => response,
+        Err(error) if planted!(TxnAppliedInPart) => {
+            writer.finish();
+            return Err(error);
+        }
+        Err(error) => return Err(must_not_be_refused(error)),
+    };
     response.header = header(writer.finish());
     quota::answer(state, room, Response::Txn(response), yields)
 }

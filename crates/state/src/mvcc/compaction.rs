@@ -7,6 +7,7 @@
 //! Source of the rules: upstream `server/storage/mvcc/kvstore.go`, `kvstore_compaction.go`.
 
 use proto::error;
+use storage::planted;
 use storage::segments::Revision;
 
 use super::Store;
@@ -80,9 +81,10 @@ impl Store {
 
     /// The oldest deletion, if it lies below the compacted revision.
     fn dead_deletion(&self) -> Option<&Deletion> {
+        let below = self.compacted + i64::from(planted!(DeletionLostAtCompaction));
         self.deletions
             .front()
-            .filter(|deletion| deletion.revision.main < self.compacted)
+            .filter(|deletion| deletion.revision.main < below)
     }
 
     fn declare_dead(&mut self, revision: Revision) {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use storage::fault::{Fault, FaultKind};
+use storage::planted;
 use storage::segments::{RecordMeta, Revision};
 
 use super::Store;
@@ -81,6 +82,10 @@ impl Loader {
         self.index(&places, &mut store.index, leases);
         store.deletions = self.deletions();
         store.revision = self.newest.main.max(compacted).max(1);
+        if planted!(RevisionGoesBack) {
+            let puts = self.items.iter().filter(|item| !item.stamp.is_tombstone());
+            store.revision = puts.map(|put| put.stamp.main()).max().unwrap_or(1);
+        }
         store.compacted = compacted;
         Ok(())
     }

@@ -19,6 +19,7 @@ use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::response_op::Response;
 use proto::mvccpb::KeyValue;
 use storage::fault::{Fault, FaultKind};
+use storage::planted;
 
 use super::read::{Keys, RangeResult, Reader};
 use super::record;
@@ -84,6 +85,7 @@ fn check_ops<'a>(
     let mut nested = plan.nested.iter();
     for op in plan.ops {
         match &op.request {
+            Some(Request::RequestRange(_)) if planted!(TxnAppliedInPart) => {}
             Some(Request::RequestRange(range)) => check_range(reader, range)?,
             Some(Request::RequestPut(put)) => {
                 check_put(reader, leases, put)?;
@@ -272,7 +274,10 @@ pub(crate) fn read_only(
 fn with_reader<T>(writer: &Writer<'_>, read: impl FnOnce(&Reader<'_>) -> T) -> T {
     let segments = writer.store.segments.view();
     read(&Reader {
-        revision: writer.revision(),
+        revision: match planted!(TxnMissesItsOwnWrites) {
+            true => writer.store.revision,
+            false => writer.revision(),
+        },
         ..writer.store.reader(&segments)
     })
 }

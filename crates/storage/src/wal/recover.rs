@@ -410,7 +410,7 @@ impl<'a> Scanner<'a> {
             return Ok(None);
         }
         let record = self.get(at, HEADER_BYTES + header.payload_bytes as usize)?;
-        if record::checksum(record) != header.checksum {
+        if record::checksum(record) != header.checksum && !crate::planted!(TornRecordBelieved) {
             return Ok(None);
         }
         Ok(Some((
