@@ -219,9 +219,13 @@ impl Catalog {
         if log.len > log.end {
             file.set_len(log.end)
                 .map_err(|error| Fault::write_failed(path.display(), &error))?;
-            file.sync()
-                .map_err(|error| Fault::sync_failed(path.display(), &error))?;
         }
+        // If a failed sync was the end of the process before, the system takes the last commit for written, though it is not:
+        // only what is written again is synced.
+        file.write_at(log.end - log.last.len() as u64, &log.last)
+            .map_err(|error| Fault::write_failed(path.display(), &error))?;
+        file.sync()
+            .map_err(|error| Fault::sync_failed(path.display(), &error))?;
         for name in &generations.strays {
             let stray = dir.join(name);
             disk.remove(&stray)

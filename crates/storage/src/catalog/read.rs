@@ -29,6 +29,8 @@ pub(super) struct Log {
     pub writer: FrameWriter,
     /// Behind the last good frame.
     pub end: u64,
+    /// The last good frame, as it stands in the file; empty if there is none.
+    pub last: Vec<u8>,
     /// Behind the first frame with a mark, or behind the header.
     pub base_end: u64,
     /// The length of the file.
@@ -90,9 +92,11 @@ pub(super) fn read_log(file: &dyn File, path: &Path, generation: u64) -> Result<
         mark: None,
         writer,
         end: begin,
+        last: Vec::new(),
         base_end: begin,
         len,
     };
+    let mut last = begin;
     while let Some((payload, writer)) = next_frame(file, &log).map_err(read_failed)? {
         let next = log.end + (HEAD_BYTES + payload.len()) as u64;
         let frame = Frame::decode(payload)
@@ -110,6 +114,7 @@ pub(super) fn read_log(file: &dyn File, path: &Path, generation: u64) -> Result<
             })?;
             log.tables.apply(table, &op.key, op.value.as_deref());
         }
+        last = log.end;
         (log.writer, log.end) = (writer, next);
         if frame.mark.is_some() {
             if log.mark.is_none() {
@@ -138,7 +143,11 @@ pub(super) fn read_log(file: &dyn File, path: &Path, generation: u64) -> Result<
             &log,
             &format!("checksum mismatch, and frame {number} behind it is sound"),
         )),
-        None => Ok(log),
+        None => {
+            log.last = vec![0; (log.end - last) as usize];
+            disk::read_exact_at(file, last, &mut log.last).map_err(read_failed)?;
+            Ok(log)
+        }
     }
 }
 

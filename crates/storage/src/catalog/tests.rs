@@ -269,3 +269,23 @@ fn a_full_disk_leaves_the_catalog_as_it_was_and_a_failed_sync_ends_it() {
     assert_eq!(catalog.commit(&commit(3)).unwrap_err(), fault);
     assert_eq!(catalog.applied().0, 2);
 }
+
+/// Linux drops what a failed sync should have written, and goes on to show it to whoever reads: until the power goes.
+#[test]
+fn a_commit_whose_sync_failed_leaves_no_hole_behind_the_next_one() {
+    let disk = MemDisk::new();
+    let (mut catalog, _) = open(&disk).unwrap();
+    catalog.commit(&commit(1)).unwrap();
+    // Longer than a sector: none that the next commit writes to has all of it.
+    let mut second = commit(2);
+    second.ops[1].2 = Some(vec![2; 2000]);
+    disk.faults(|faults| faults.failing_syncs = 1);
+    assert!(catalog.commit(&second).is_err());
+    disk.kill();
+    let (mut catalog, recovered) = open(&disk).unwrap();
+    assert_eq!(recovered.map(|found| found.applied), Some((2, 2)));
+    catalog.commit(&commit(3)).unwrap();
+    disk.crash(&mut |_: usize| 0);
+    let recovered = open(&disk).unwrap().1;
+    assert_eq!(recovered.map(|found| found.applied), Some((3, 2)));
+}

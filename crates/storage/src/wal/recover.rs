@@ -89,6 +89,8 @@ pub(super) struct Segment {
     /// Where the chain ends, and its state there.
     pub(super) end: u64,
     pub(super) chain: Chain,
+    /// Up to here its records say that it is synced.
+    pub(super) synced_end: u64,
     pub(super) file_bytes: u64,
     records: u64,
 }
@@ -368,7 +370,7 @@ impl<'a> Scanner<'a> {
             tag: opening.tag(),
             previous: opening.previous_checksum,
         };
-        let (mut at, mut records, mut opening_end) = (0, 0, 0);
+        let (mut at, mut records, mut opening_end, mut synced_end) = (0, 0, 0, 0);
         while let Some((header, payload)) = self.record(at, chain)? {
             let fits = match (records, Kind::from_byte(header.kind)) {
                 (0, Some(Kind::Opening)) => Ok(()),
@@ -385,6 +387,7 @@ impl<'a> Scanner<'a> {
             if header.synced == 0 {
                 opening_end = at + header.record_bytes();
             }
+            synced_end = synced_end.max(u64::from(header.synced));
             chain.previous = header.checksum;
             at += header.record_bytes();
             records += 1;
@@ -395,6 +398,7 @@ impl<'a> Scanner<'a> {
             opening_end,
             end: at,
             chain,
+            synced_end,
             file_bytes: self.window.file_bytes,
             records,
         })

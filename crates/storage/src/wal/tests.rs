@@ -579,6 +579,21 @@ fn a_killed_process_loses_nothing_that_the_next_one_has_read() {
     assert_eq!(indexes(&open(&disk).unwrap().1), [1]);
 }
 
+/// Linux drops what a failed sync should have written, and goes on to show it to whoever reads: until the power goes.
+#[test]
+fn what_a_failed_sync_has_lost_is_durable_once_the_next_process_has_read_it() {
+    let disk = MemDisk::new();
+    let mut wal = create(&disk);
+    fill(&mut wal, 1, 2, 300);
+    disk.faults(|faults| faults.failing_syncs = 1);
+    let fault = put(&mut wal, &[entry(3, 1, &[3; 1500])]).unwrap_err();
+    assert_eq!(fault.kind(), FaultKind::SyncFailed);
+    disk.kill();
+    assert_eq!(indexes(&open(&disk).unwrap().1), [1, 2, 3]);
+    power_cut(&disk);
+    assert_eq!(indexes(&open(&disk).unwrap().1), [1, 2, 3]);
+}
+
 /// A commit index once survived a crash without the entries of its batch. It was bounded when the log was opened, but the
 /// record stayed, and after the next append it called an entry committed that nobody had committed.
 #[test]

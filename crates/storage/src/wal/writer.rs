@@ -179,7 +179,10 @@ impl Wal {
             false => wipe(&*file, last.end, last.file_bytes),
         };
         wiped.map_err(|error| Fault::write_failed(&name, &error))?;
-        // Also without a torn tail: a killed process leaves bytes that we can read and a power cut would take away.
+        // Also without a torn tail: a killed process leaves bytes that we can read and a power cut would take away. If it
+        // was a failed sync that it died of, the system takes them for written: only what is written again is synced.
+        write_again(&*file, last.synced_end, last.end)
+            .map_err(|error| Fault::write_failed(&name, &error))?;
         if !crate::planted!(UnsyncedTailTrusted) {
             file.sync()
                 .map_err(|error| Fault::sync_failed(&name, &error))?;
@@ -761,6 +764,22 @@ fn fill_in_a_hurry(
             Err(fault)
         }
     }
+}
+
+/// Writes what is there from `start` to `end` once more.
+fn write_again(file: &dyn File, start: u64, end: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; (64 << 10).min(end.saturating_sub(start) as usize)];
+    let mut at = start;
+    while at < end {
+        let wanted = buffer.len().min((end - at) as usize);
+        let n = disk::read_full_at(file, at, &mut buffer[..wanted])?;
+        if n == 0 {
+            break;
+        }
+        file.write_at(at, &buffer[..n])?;
+        at += n as u64;
+    }
+    Ok(())
 }
 
 /// Overwrites everything from `start` to the end of the file with zeros, where it is not zero already.
