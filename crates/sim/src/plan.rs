@@ -48,6 +48,8 @@ pub struct Faults {
     pub full_disk: bool,
     /// A log sync takes up to seconds.
     pub slow_disk: bool,
+    /// One bit of a file flips.
+    pub bit_rot: bool,
     /// Clocks run between 0.7 and 1.4 times as fast as they should.
     pub drift: bool,
 }
@@ -137,8 +139,9 @@ impl Plan {
             full_disk: on(dice, 250),
             slow_disk: on(dice, 300),
             drift: on(dice, 400),
+            bit_rot: false,
         };
-        Plan {
+        let mut plan = Plan {
             seed: options.seed,
             members,
             safety_us: options.seconds * 1_000_000,
@@ -179,6 +182,8 @@ impl Plan {
             message_bytes: *dice.pick(&[300, 4_000, 2 << 20]),
             bursts: dice.chance(500),
             moves: *dice.pick(&[100, 500]),
-        }
+        };
+        plan.faults.bit_rot = on(dice, 200);
+        plan
     }
 }

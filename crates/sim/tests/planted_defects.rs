@@ -46,12 +46,18 @@ mod hunt {
             Defect::AnswerBeforeSync => &["something committed was lost"],
             Defect::PromiseBeforeSync => &["something committed was lost", "both lead term"],
             // The log itself finds that something is gone that it took for durable.
-            Defect::FailedSyncForgotten | Defect::UnsyncedTailTrusted => {
+            Defect::FailedSyncForgotten | Defect::UnsyncedTailTrusted | Defect::LostTailTrusted => {
                 &["something committed was lost", "checksum mismatch"]
             }
             Defect::TornRecordBelieved => &["unreadable entries", "another entry"],
             Defect::IndexApartFromData => &["published other changes", "published revision"],
             Defect::OldFileRemovedFirst => &["but there is no such file"],
+            Defect::DamageIsServed => &[
+                "wrong answer",
+                "watch: event",
+                "differs from member",
+                "a stored pair decodes",
+            ],
             Defect::DeletionLostAtCompaction => &["watch: reliable", "watch: atomic"],
             Defect::RevisionGoesBack => &["published other changes", "appended after Some"],
             Defect::CompactedRevisionIsRead => &["read below compaction"],

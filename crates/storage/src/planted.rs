@@ -21,12 +21,16 @@ pub enum Defect {
     FailedSyncForgotten,
     /// A restart takes the end of the log for durable because it can read it (a killed process has not synced it; #14370).
     UnsyncedTailTrusted,
+    /// A restart takes for durable what a failed sync has lost, because it can still read it.
+    LostTailTrusted,
     /// A restart takes a torn record for a whole one (#6378, #14098).
     TornRecordBelieved,
     /// A checkpoint commits its data first and the applied index in a commit of its own (#13766).
     IndexApartFromData,
     /// A rewritten segment's old file is removed before the commit that names the new one (PR 14685).
     OldFileRemovedFirst,
+    /// A record of the data is not compared with its checksum when it is read (#14102).
+    DamageIsServed,
     /// A deletion at the compacted revision itself is taken away (#18089, #19179).
     DeletionLostAtCompaction,
     /// After a restart the newest value tells the revision, although deletions had revisions as well (#17780).
@@ -61,16 +65,18 @@ pub enum Defect {
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Defect; 22] = {
+    pub const ALL: [Defect; 24] = {
         use Defect::*;
         [
             AnswerBeforeSync,
             PromiseBeforeSync,
             FailedSyncForgotten,
             UnsyncedTailTrusted,
+            LostTailTrusted,
             TornRecordBelieved,
             IndexApartFromData,
             OldFileRemovedFirst,
+            DamageIsServed,
             DeletionLostAtCompaction,
             RevisionGoesBack,
             CompactedRevisionIsRead,

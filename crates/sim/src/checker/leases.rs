@@ -100,6 +100,33 @@ pub(super) fn check(history: &History, ends: &[(i64, i64)], findings: &mut Findi
     }
 }
 
+/// Whether a lease can have ended at a revision: its time was up or its revocation asked for, and nobody used it later.
+pub(super) fn may_have_ended(history: &History) -> impl Fn(i64, i64) -> bool {
+    let leases = collect(history);
+    let mut used_us: BTreeMap<i64, u64> = BTreeMap::new();
+    for op in &history.ops {
+        if op.return_us.is_some() && says(&op.outcome) == Some(true) {
+            for id in leases_in(&op.request) {
+                let last = used_us.entry(id).or_default();
+                // A revocation is the end itself.
+                if !matches!(op.request, Request::LeaseRevoke { .. }) {
+                    *last = op.call_us.max(*last);
+                }
+            }
+        }
+    }
+    move |id, revision| {
+        let (Some(lease), Some(made)) = (leases.get(&id), revision_of(history, revision)) else {
+            return false;
+        };
+        let over = made.seen_us >= lease.over_earliest_us(made.seen_us, history.clock_rate_max);
+        let revoked = lease
+            .revoke_called_us
+            .is_some_and(|called| called <= made.seen_us);
+        (over || revoked) && used_us.get(&id).is_none_or(|used| *used <= made.seen_us)
+    }
+}
+
 fn is_certainly_alive(lease: &Lease, call_us: u64, return_us: u64, clock_rate_max: u64) -> bool {
     lease.granted_us.is_some_and(|granted| granted < call_us)
         && lease

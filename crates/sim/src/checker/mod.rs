@@ -15,6 +15,7 @@
 //! ("KV API guarantees"), and the names of the watch rules are those of upstream `tests/robustness/validate`.
 
 mod compaction;
+mod deletions;
 pub mod history;
 mod leases;
 pub mod model;

@@ -7,9 +7,10 @@ use proto::etcdserverpb as pb;
 use proto::etcdserverpb::request_op::Request as InTxn;
 use proto::etcdserverpb::response_op::Response as OutOfTxn;
 
+use super::deletions::{self, Cause, Deletion};
 use super::history::{Change, History, Op, Outcome, Request, Revision};
 use super::model::{Model, strip_headers};
-use super::{Findings, last_of};
+use super::{Findings, last_of, leases, revision_of};
 
 /// What the replay found out.
 pub(super) struct Replayed {
@@ -30,9 +31,10 @@ struct Replay<'a> {
     unknown: BTreeSet<usize>,
     /// Values of puts, and the calls that carried them.
     values: BTreeMap<Bytes, usize>,
-    /// Revisions that a call explains, but the end of a lease would as well: (call, lease).
-    either: BTreeMap<i64, (usize, i64)>,
-    ends: Vec<(i64, i64)>,
+    /// Revisions that only delete and that no acknowledged call has made.
+    deletions: Vec<Deletion>,
+    /// Leases and the revisions at which acknowledged calls ended them.
+    known_ends: BTreeSet<(i64, i64)>,
 }
 
 /// The revision that an acknowledged call must have made; `None` if it changed nothing or may have.
@@ -64,9 +66,10 @@ pub(super) fn check(history: &History, findings: &mut Findings) -> Replayed {
         replay.model.follow(revision);
         replay.looks_at(revision.number, findings);
     }
+    let ends = replay.causes_of_deletions(findings);
     Replayed {
         model: replay.model,
-        ends: replay.ends,
+        ends,
     }
 }
 
@@ -79,8 +82,8 @@ impl<'a> Replay<'a> {
             looks: BTreeMap::new(),
             unknown: BTreeSet::new(),
             values: BTreeMap::new(),
-            either: BTreeMap::new(),
-            ends: Vec::new(),
+            deletions: Vec::new(),
+            known_ends: BTreeSet::new(),
         };
         let last = last_of(history);
         for (number, op) in history.ops.iter().enumerate() {
@@ -168,19 +171,14 @@ impl<'a> Replay<'a> {
         if let Some(value) = value {
             return self.explain_put(value, revision, findings);
         }
-        let lease = self.lease_of(revision);
-        match self.unknown_deletion(revision) {
-            Some(call) => {
-                self.unknown.remove(&call);
-                if let Some(lease) = lease {
-                    self.either.insert(revision.number, (call, lease));
-                }
-            }
-            None => match lease {
-                Some(lease) => self.ends.push((lease, revision.number)),
-                None => self.explain_otherwise(revision, findings),
-            },
-        }
+        // Which of them it was can be said only when all are known.
+        let deletion = Deletion {
+            revision: revision.number,
+            calls: self.unknown_deletions(revision),
+            lease: self.lease_of(revision),
+            may_be_lease: false,
+        };
+        self.deletions.push(deletion);
     }
 
     fn explain_put(&mut self, value: &Bytes, revision: &Revision, findings: &mut Findings) {
@@ -221,36 +219,52 @@ impl<'a> Replay<'a> {
         (lease != 0 && same).then_some(lease)
     }
 
-    /// The earliest call without an answer that would have made exactly these deletions.
-    fn unknown_deletion(&mut self, revision: &Revision) -> Option<usize> {
-        let candidates: Vec<usize> = self.unknown.iter().copied().collect();
-        candidates.into_iter().find(|call| {
-            let op = &self.history.ops[*call];
+    /// The calls without an answer that would have made exactly these deletions.
+    fn unknown_deletions(&mut self, revision: &Revision) -> Vec<usize> {
+        let history = self.history;
+        let mut candidates: Vec<usize> = self.unknown.iter().copied().collect();
+        candidates.retain(|call| {
+            let op = &history.ops[*call];
             let may_delete = matches!(op.request, Request::Delete(_) | Request::Txn(_));
             may_delete
                 && op.call_us <= revision.seen_us
                 && self.attempt(*call, revision.number).0 == revision.changes
-        })
+        });
+        candidates
     }
 
-    /// Perhaps an earlier deletion was put down to a call, while in truth a lease ended there and the call came only now.
-    fn explain_otherwise(&mut self, revision: &Revision, findings: &mut Findings) {
-        let either: Vec<(i64, (usize, i64))> =
-            self.either.iter().map(|(at, what)| (*at, *what)).collect();
-        for (at, (call, lease)) in either {
-            if self.attempt(call, revision.number).0 == revision.changes {
-                self.either.remove(&at);
-                self.ends.push((lease, at));
-                return;
+    /// Finds a cause for every deletion; the ends of leases that are among them.
+    fn causes_of_deletions(&mut self, findings: &mut Findings) -> Vec<(i64, i64)> {
+        let mut deletions = std::mem::take(&mut self.deletions);
+        deletions.retain(|deletion| {
+            let end = deletion.lease.map(|lease| (lease, deletion.revision));
+            !end.is_some_and(|end| self.known_ends.contains(&end))
+        });
+        let may_have_ended = leases::may_have_ended(self.history);
+        for deletion in &mut deletions {
+            deletion.may_be_lease = deletion
+                .lease
+                .is_some_and(|lease| may_have_ended(lease, deletion.revision));
+            // A call that has put something has done what it does.
+            deletion.calls.retain(|call| self.unknown.contains(call));
+        }
+        let causes = deletions::assign(&deletions);
+        let mut ends = Vec::new();
+        for (deletion, cause) in deletions.iter().zip(causes) {
+            match cause {
+                Some(Cause::Call(_)) => {}
+                Some(Cause::Lease(lease)) => ends.push((lease, deletion.revision)),
+                None => findings.add(
+                    "phantom write",
+                    format!(
+                        "nobody deleted what revision {} deletes: {:?}",
+                        deletion.revision,
+                        revision_of(self.history, deletion.revision).map(|made| &made.changes)
+                    ),
+                ),
             }
         }
-        findings.add(
-            "phantom write",
-            format!(
-                "nobody deleted what revision {} deletes: {:?}",
-                revision.number, revision.changes
-            ),
-        );
+        ends
     }
 
     /// Checks the answers that were given at this revision and changed nothing.
@@ -287,17 +301,10 @@ impl<'a> Replay<'a> {
                         ),
                     );
                 }
-                self.end_is_known(*id, number);
+                self.known_ends.insert((*id, revision));
             }
             _ => {}
         }
-    }
-
-    /// The keys of a lease went because of an acknowledged revoke.
-    fn end_is_known(&mut self, lease: i64, call: usize) {
-        let revision = self.history.ops[call].revision();
-        self.ends
-            .retain(|(ended, at)| *ended != lease || Some(*at) != revision);
     }
 }
 

@@ -5,6 +5,7 @@ use proto::etcdserverpb as pb;
 
 use super::World;
 use super::edge::range_response;
+use super::machine::Machine;
 use crate::checker::model::Model;
 
 /// How long everybody may take to come back; a paused member and the longest election lie within.
@@ -22,11 +23,17 @@ impl World {
         self.mend_all();
         let wanted = self.workload.successes + SUCCESSES * self.clients.len() as u64;
         let recovered = self.run_while(RECOVER_US, |world| world.workload.successes < wanted);
+        if self.is_over {
+            return;
+        }
         if self.failure.is_none() && !recovered {
             return self.fail(format!("no recovery: {}", self.standings()));
         }
         self.workload.is_over = true;
         let settled = self.run_while(SETTLE_US, |world| !world.is_settled());
+        if self.is_over {
+            return;
+        }
         if self.failure.is_none() && !settled {
             return self.fail(format!(
                 "the cluster does not come to rest: {}",
@@ -45,7 +52,7 @@ impl World {
     fn run_while(&mut self, most_us: u64, condition: impl Fn(&World) -> bool) -> bool {
         let end_us = self.now_us + most_us;
         while condition(self) {
-            if self.now_us >= end_us || self.failure.is_some() {
+            if self.now_us >= end_us || self.failure.is_some() || self.is_over {
                 return false;
             }
             self.run_until(self.now_us + LOOK_US);
@@ -56,21 +63,22 @@ impl World {
     /// Nothing moves: no calls, every member has applied everything, leases that ran out are gone, watchers have read all.
     fn is_settled(&self) -> bool {
         let last = self.ledger.index_last();
-        let is_done = |machine: &super::machine::Machine| {
-            machine.life.as_ref().is_some_and(|life| {
-                let status = life.status;
-                let has_short_lease = life
-                    .view
-                    .leases()
-                    .all()
-                    .iter()
-                    .any(|(_, lease)| lease.ttl_s < 30);
-                status.leader != 0
-                    && (status.applied, status.committed) == (last, last)
-                    && life.view.applied().0 == last
-                    && !life.apply.needs_maintenance()
-                    && !has_short_lease
-            })
+        let is_done = |machine: &Machine| {
+            machine.is_lost
+                || machine.life.as_ref().is_some_and(|life| {
+                    let status = life.status;
+                    let has_short_lease = life
+                        .view
+                        .leases()
+                        .all()
+                        .iter()
+                        .any(|(_, lease)| lease.ttl_s < 30);
+                    status.leader != 0
+                        && (status.applied, status.committed) == (last, last)
+                        && life.view.applied().0 == last
+                        && !life.apply.needs_maintenance()
+                        && !has_short_lease
+                })
         };
         self.clients.iter().all(|client| client.op.is_none())
             && self.machines.iter().all(is_done)
@@ -104,16 +112,17 @@ impl World {
     /// All members hold the same, and it is what the log of changes says.
     fn compare(&self) -> Result<(), String> {
         let mut expected = None;
-        for machine in &self.machines {
+        for machine in self.machines.iter().filter(|machine| !machine.is_lost) {
             let life = machine.life.as_ref().ok_or("a member is down")?;
             let view = &life.view;
             let id = machine.id;
-            let kv_hash = view
-                .hash_kv(0)
-                .map_err(|error| format!("member {id}: {error}"))?;
-            let hash = view
-                .hash()
-                .map_err(|error| format!("member {id}: {error}"))?;
+            let (kv_hash, hash) = match (view.hash_kv(0), view.hash()) {
+                (Ok(kv_hash), Ok(hash)) => (kv_hash, hash),
+                // It notices only now that its files are damaged.
+                _ if machine.rotten.is_some() => continue,
+                (Err(error), _) => return Err(format!("member {id}: {error}")),
+                (_, Err(error)) => return Err(format!("member {id}: {error}")),
+            };
             let found = (
                 view.revision(),
                 view.compact_revision(),
@@ -152,10 +161,11 @@ impl World {
         let expected = model.range(&everything, self.ledger.revision_last());
         for machine in &self.machines {
             let Some(life) = &machine.life else { continue };
-            let found = life
-                .view
-                .range(&everything)
-                .map_err(|error| format!("member {}: {error}", machine.id))?;
+            let found = match life.view.range(&everything) {
+                Ok(found) => found,
+                Err(_) if machine.rotten.is_some() => continue,
+                Err(error) => return Err(format!("member {}: {error}", machine.id)),
+            };
             let found = range_response(found);
             if found.kvs != expected.kvs {
                 return Err(format!(

@@ -47,7 +47,7 @@ impl Links {
             .collect()
     }
 
-    fn count(&mut self, name: &'static str) {
+    pub fn count(&mut self, name: &'static str) {
         *self.counts.entry(name).or_default() += 1;
     }
 }
@@ -64,6 +64,7 @@ enum Fault {
     FullDisk,
     SlowDisk,
     Drift,
+    BitRot,
 }
 
 impl World {
@@ -99,6 +100,7 @@ impl World {
             (on.full_disk, Fault::FullDisk),
             (on.slow_disk, Fault::SlowDisk),
             (on.drift, Fault::Drift),
+            (on.bit_rot, Fault::BitRot),
         ];
         let kinds: Vec<Fault> = kinds
             .into_iter()
@@ -124,6 +126,7 @@ impl World {
                     self.now_us + self.dice.faults.between(500_000, 8_000_000);
             }
             Fault::Drift => self.draw_clock(member),
+            Fault::BitRot => self.rot(member),
         }
     }
 
@@ -185,10 +188,7 @@ impl World {
         self.links.count("kill");
         self.note(member, "kill", 0, 0);
         self.work_in_part(member);
-        let disk = &self.machines[member].disk;
-        disk.faults(|faults| faults.operations_left = None);
-        disk.kill();
-        self.end_life(member);
+        self.cut_off(member);
         let down = self.dice.faults.delay(20_000, 1_000_000);
         self.schedule(down, Event::Mend(Mend::Restart(member)));
     }
@@ -237,6 +237,14 @@ impl World {
             1 => options - 1,
             _ => dice.below(options as u64) as usize,
         });
+    }
+
+    /// The process ends and the machine runs on: what was written is still there to read, synced or not.
+    pub(super) fn cut_off(&mut self, member: usize) {
+        let disk = &self.machines[member].disk;
+        disk.faults(|faults| faults.operations_left = None);
+        disk.kill();
+        self.end_life(member);
     }
 
     fn end_life(&mut self, member: usize) {
@@ -361,6 +369,9 @@ impl World {
 
     /// Starts a member; now and then the power goes again while it recovers, or soon after.
     fn restart(&mut self, member: usize) {
+        if self.machines[member].is_lost {
+            return;
+        }
         self.machines[member]
             .disk
             .faults(|faults| faults.failing_syncs = 0);

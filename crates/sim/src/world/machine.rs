@@ -47,6 +47,10 @@ pub(super) struct Machine {
     /// A fault was injected that explains the end of the current life.
     pub expects_end: bool,
     pub is_full: bool,
+    /// The file in which a bit has flipped.
+    pub rotten: Option<String>,
+    /// The member has noticed that; it will not start again.
+    pub is_lost: bool,
 }
 
 /// A worker that writes.
@@ -113,6 +117,8 @@ impl Machine {
             slow_until_us: 0,
             expects_end: false,
             is_full: false,
+            rotten: None,
+            is_lost: false,
         }
     }
 }
@@ -143,7 +149,7 @@ impl World {
         let machine = &mut self.machines[member];
         assert!(machine.life.is_none(), "a member is started twice");
         machine.lives += 1;
-        machine.expects_end = machine.is_full;
+        machine.expects_end = machine.is_full || machine.rotten.is_some();
         match boot::start(Arc::new(machine.disk.clone()), params) {
             Ok(booted) => self.begin(member, booted),
             Err(fault) => self.boot_failed(member, &fault),
@@ -151,6 +157,9 @@ impl World {
     }
 
     fn boot_failed(&mut self, member: usize, fault: &Fault) {
+        if self.is_lost_to(member, fault) {
+            return;
+        }
         let machine = &self.machines[member];
         let id = machine.id;
         if !machine.expects_end && !self.boot_is_cut(member) {
@@ -407,6 +416,9 @@ impl World {
 
     /// A member says that it can't go on. It may, if something was done to it.
     pub(super) fn stopped(&mut self, member: usize, fault: &Fault) {
+        if self.is_lost_to(member, fault) {
+            return;
+        }
         let machine = &self.machines[member];
         if !machine.expects_end {
             let id = machine.id;
@@ -414,7 +426,11 @@ impl World {
             return;
         }
         self.note(member, "stopped", 0, 0);
-        self.cut_power(member);
+        // With or without the machine: what a failed sync has lost may still be there to read.
+        match self.dice.disk.chance(500) {
+            true => self.cut_power(member),
+            false => self.cut_off(member),
+        }
         let wait = self.dice.faults.between(100_000, 3_000_000);
         self.schedule(wait, Event::Mend(Mend::Restart(member)));
     }

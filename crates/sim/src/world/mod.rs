@@ -11,7 +11,7 @@
 //! | `edge` | what a member's server part does with a call |
 //! | `clients` | who calls, what, and what is noted of it |
 //! | `watchers` | clients that watch, slowly or not, and resume |
-//! | `faults` | what goes wrong, and when |
+//! | `faults`, `rot` | what goes wrong, and when |
 //! | `ledger` | what must hold at every step |
 //! | `ending` | the liveness phase, and the comparison at the end |
 
@@ -21,6 +21,7 @@ mod ending;
 mod faults;
 mod ledger;
 mod machine;
+mod rot;
 mod watchers;
 
 use std::cmp::Ordering;
@@ -147,6 +148,8 @@ pub struct World {
     trace: Trace,
     /// Faults may happen, clients make mistakes.
     is_safety_phase: bool,
+    /// No member is left.
+    is_over: bool,
     failure: Option<String>,
 }
 
@@ -156,6 +159,8 @@ pub struct Run {
     pub trace_hash: u64,
     /// Number of steps.
     pub steps: u64,
+    /// Number of members.
+    pub members: usize,
     /// Simulated time from the first event to the last, in microseconds.
     pub simulated_us: u64,
     /// What clients saw.
@@ -174,7 +179,7 @@ pub fn run(options: &Options) -> Run {
     let mut world = World::new(Plan::draw(options));
     world.start();
     world.safety_phase();
-    if world.failure.is_none() {
+    if world.failure.is_none() && !world.is_over {
         world.liveness_phase();
     }
     let mut history = world.history;
@@ -187,6 +192,7 @@ pub fn run(options: &Options) -> Run {
     Run {
         trace_hash: world.trace.hash(),
         steps: world.trace.steps(),
+        members: world.plan.members,
         simulated_us: world.now_us,
         history,
         faults: world.links.counts(),
@@ -221,6 +227,7 @@ impl World {
             history: History::default(),
             trace: Trace::default(),
             is_safety_phase: true,
+            is_over: false,
             failure: None,
             plan,
         }
@@ -248,7 +255,7 @@ impl World {
 
     /// Handles events up to a moment, or until something is wrong.
     fn run_until(&mut self, until_us: u64) {
-        while self.failure.is_none() {
+        while self.failure.is_none() && !self.is_over {
             match self.queue.peek() {
                 Some(next) if next.at_us <= until_us => {}
                 _ => {

@@ -164,6 +164,7 @@ pub(super) fn decode_record(
         return Err("a record claims more bytes than there are");
     }
     if record_crc(seed, offset, &bytes[4..RECORD_HEADER_BYTES + payload_bytes]) != u32_at(bytes, 0)
+        && !crate::planted!(DamageIsServed)
     {
         return Err("checksum mismatch");
     }
