@@ -226,10 +226,20 @@ impl Frames {
             let skipped = self.content_left.min(data.len());
             self.content_left -= skipped;
             data = &data[skipped..];
-            let count = (HEADER_BYTES - self.header_bytes).min(data.len());
-            self.header[self.header_bytes..][..count].copy_from_slice(&data[..count]);
-            self.header_bytes += count;
-            data = &data[count..];
+            match data.split_first_chunk::<HEADER_BYTES>() {
+                // Nearly always: a whole header.
+                Some((header, rest)) if self.header_bytes == 0 => {
+                    self.header = *header;
+                    self.header_bytes = HEADER_BYTES;
+                    data = rest;
+                }
+                _ => {
+                    let count = (HEADER_BYTES - self.header_bytes).min(data.len());
+                    self.header[self.header_bytes..][..count].copy_from_slice(&data[..count]);
+                    self.header_bytes += count;
+                    data = &data[count..];
+                }
+            }
             if self.header_bytes == HEADER_BYTES {
                 let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.header;
                 self.content_left = u32::from_be_bytes([0, l0, l1, l2]) as usize;
