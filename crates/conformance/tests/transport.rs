@@ -378,17 +378,18 @@ fn a_deadline_is_kept_and_a_bad_one_refused() {
                 .expect("a request");
             let (response, _sending) = requests.send_request(request, false).expect("sent");
             let answer = async {
-                let mut body = response.await?.into_body();
+                let (head, mut body) = response.await?.into_parts();
                 assert!(body.data().await.transpose()?.is_none());
-                body.trailers().await
+                // A call that ends before its first message may have headers and trailers in one.
+                let trailers = body.trailers().await?;
+                Ok::<_, h2::Error>(trailers.unwrap_or(head.headers))
             };
             let answer = tokio::time::timeout(Duration::from_secs(10), answer).await;
             let took = begun.elapsed();
             assert!(took >= Duration::from_millis(250), "{took:?}");
             match answer.expect("in time") {
                 Ok(trailers) => {
-                    let status = trailers.expect("a status")["grpc-status"].clone();
-                    assert_eq!(status, "4", "{}", server.name());
+                    assert_eq!(trailers["grpc-status"], "4", "{}", server.name());
                 }
                 // grpc-go resets the stream if its timer is quicker than the handler.
                 Err(reset) => assert!(reset.is_reset(), "{}: {reset}", server.name()),
