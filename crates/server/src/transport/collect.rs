@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::pings::{Frames, Incoming};
+use super::pings::{Incoming, Outgoing};
 
 /// Above this much unsent data a write waits for the socket, which is how a slow reader slows its own connection down.
 const BUFFER_MAX: usize = 256 << 10;
@@ -36,8 +36,7 @@ pub struct Collected<S, F> {
 struct Inner<S> {
     stream: S,
     incoming: Incoming,
-    /// Where the HTTP/2 frames that we write end.
-    outgoing: Frames,
+    outgoing: Outgoing,
     /// The client was told to go, so nothing more is read or written.
     is_dismissed: bool,
     buffer: Vec<u8>,
@@ -57,8 +56,8 @@ where
 {
     let io = Rc::new(RefCell::new(Inner {
         stream,
+        outgoing: Outgoing::beside(&incoming),
         incoming,
-        outgoing: Frames::default(),
         is_dismissed: false,
         buffer: Vec::new(),
         sent: 0,
@@ -189,7 +188,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CollectingIo<S> {
         }
         let before = inner.buffer.len();
         for slice in slices {
-            inner.outgoing.skip(slice);
+            inner.outgoing.sent(slice);
             inner.buffer.extend_from_slice(slice);
         }
         Poll::Ready(Ok(inner.buffer.len() - before))

@@ -16,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 /// What every HTTP/2 client says first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADER_BYTES: usize = 9;
+const KIND_DATA: u8 = 0;
 const KIND_PING: u8 = 6;
 const KIND_GOAWAY: u8 = 7;
 const KIND_HEADERS: u8 = 1;
@@ -44,10 +45,9 @@ impl OpenCall {
         OpenCall(activity.clone())
     }
 
-    /// The response as it is sent; the call is under way as long as there is something of it.
+    /// The response; the call is under way as long as there is something of it.
     pub fn watch<B>(self, body: B) -> Watched<B> {
-        self.0.has_sent.set(true);
-        Watched { body, call: self }
+        Watched { body, _call: self }
     }
 }
 
@@ -57,10 +57,10 @@ impl Drop for OpenCall {
     }
 }
 
-/// A response's body that tells when something is sent.
+/// A response's body, with the call that it belongs to.
 pub struct Watched<B> {
     body: B,
-    call: OpenCall,
+    _call: OpenCall,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
@@ -71,9 +71,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.call.0.has_sent.set(true);
-        Poll::Ready(frame)
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -165,6 +163,38 @@ impl Incoming {
     }
 }
 
+/// What is sent to a client, as far as its pings matter: whatever of a response goes out lets them start anew. The library
+/// makes many frames of one piece of a response, and a client that measures the way pings between them.
+#[derive(Debug)]
+pub struct Outgoing {
+    frames: Frames,
+    activity: Rc<Activity>,
+}
+
+impl Outgoing {
+    /// The other direction of the same connection.
+    pub fn beside(incoming: &Incoming) -> Self {
+        Outgoing {
+            frames: Frames::default(),
+            activity: incoming.activity.clone(),
+        }
+    }
+
+    /// Follows what is sent.
+    pub fn sent(&mut self, data: &[u8]) {
+        self.frames.follow(data, |header| {
+            if matches!(header.kind, KIND_DATA | KIND_HEADERS) {
+                self.activity.has_sent.set(true);
+            }
+        });
+    }
+
+    /// Whether a frame could begin here.
+    pub fn is_between(&self) -> bool {
+        self.frames.header_bytes == 0 && self.frames.content_left == 0
+    }
+}
+
 /// How often a client has pinged too early since it was last sent something.
 #[derive(Debug)]
 struct Strikes {
@@ -202,7 +232,7 @@ struct Header {
 
 /// Where one direction of a connection stands between the frames.
 #[derive(Debug, Default)]
-pub struct Frames {
+struct Frames {
     header: [u8; HEADER_BYTES],
     /// Bytes of the header that have come.
     header_bytes: usize,
@@ -211,16 +241,6 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Whether a frame could begin here.
-    pub fn is_between(&self) -> bool {
-        self.header_bytes == 0 && self.content_left == 0
-    }
-
-    /// Skips what nobody needs to know.
-    pub fn skip(&mut self, data: &[u8]) {
-        self.follow(data, |_| {});
-    }
-
     fn follow(&mut self, mut data: &[u8], mut found: impl FnMut(Header)) {
         while !data.is_empty() {
             let skipped = self.content_left.min(data.len());
@@ -298,10 +318,17 @@ mod tests {
     fn whoever_is_sent_something_starts_anew() {
         let (mut incoming, activity) = client();
         incoming.received(PREFACE, Instant::now());
-        for _ in 0..100 {
+        let mut outgoing = Outgoing::beside(&incoming);
+        let _call = OpenCall::begin(&activity).watch(());
+        for part in [HEADERS, DATA].into_iter().cycle().take(100) {
             assert_eq!(pings(&mut incoming, 0, 3), [false; 3]);
-            drop(OpenCall::begin(&activity).watch(()));
+            // However the library cuts its writes.
+            part.chunks(4).for_each(|piece| outgoing.sent(piece));
         }
+        for nothing in [SETTINGS, PING_ACK] {
+            outgoing.sent(nothing);
+        }
+        assert_eq!(pings(&mut incoming, 0, 4), [false, false, false, true]);
     }
 
     #[test]
