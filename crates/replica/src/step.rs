@@ -60,6 +60,8 @@ pub struct Status {
     pub committed: u64,
     pub applied: u64,
     pub proposals_pending: u64,
+    /// Leases that ran out while this member led, and that it therefore proposed to revoke.
+    pub leases_expired: u64,
     /// The published view may be read as linearizable without asking: this member leads, it is the only voter, and it has
     /// applied everything that any term before its own committed. Nobody else can commit, and a write is answered only
     /// after the view that holds it is published.
@@ -98,6 +100,7 @@ pub struct Replica {
     /// The last index of the log when this member became leader; once applied, all earlier terms are.
     lead_from: u64,
     checkpoint: CheckpointClock,
+    leases_expired: u64,
     status: Status,
     standing: Standing,
     stopped: bool,
@@ -155,6 +158,7 @@ impl Replica {
                 index: applied,
                 ..CheckpointClock::default()
             },
+            leases_expired: 0,
             status: Status::default(),
             standing,
             stopped: false,
@@ -220,6 +224,7 @@ impl Replica {
 
     fn do_duties(&mut self, now: Now) {
         for proposal in self.duties.tick(now, self.revision) {
+            self.leases_expired += u64::from(proposal.request.lease_revoke.is_some());
             self.propose_own(proposal);
         }
     }
@@ -606,6 +611,7 @@ impl Replica {
             committed: standing.committed,
             applied: self.applied,
             proposals_pending: self.pending.len() as u64,
+            leases_expired: self.leases_expired,
             reads_are_local: standing.is_leader
                 && standing.is_sole_voter
                 && self.applied >= self.lead_from,

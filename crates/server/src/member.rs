@@ -171,6 +171,7 @@ pub struct RaftStatus {
     committed: AtomicU64,
     applied: AtomicU64,
     proposals_pending: AtomicU64,
+    leases_expired: AtomicU64,
     reads_are_local: AtomicBool,
     leaders_seen: Counter,
 }
@@ -188,6 +189,8 @@ impl RaftStatus {
         self.applied.store(status.applied, Ordering::Relaxed);
         self.proposals_pending
             .store(status.proposals_pending, Ordering::Relaxed);
+        self.leases_expired
+            .store(status.leases_expired, Ordering::Relaxed);
         self.reads_are_local
             .store(status.reads_are_local, Ordering::Release);
     }
@@ -201,6 +204,7 @@ impl RaftStatus {
             committed: self.committed.load(Ordering::Relaxed),
             applied: self.applied.load(Ordering::Relaxed),
             proposals_pending: self.proposals_pending.load(Ordering::Relaxed),
+            leases_expired: self.leases_expired.load(Ordering::Relaxed),
             reads_are_local: self.reads_are_local.load(Ordering::Acquire),
         }
     }

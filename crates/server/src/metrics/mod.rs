@@ -155,7 +155,6 @@ pub struct Metrics {
     pub lease_ttls: Histogram,
     pub leases_revoked: Counter,
     pub leases_renewed: Counter,
-    pub leases_expired: Counter,
 
     pub health_success: Counter,
     pub health_failures: Counter,
@@ -203,7 +202,6 @@ impl Default for Metrics {
             lease_ttls: Histogram::new(1.0, 24),
             leases_revoked: Counter::default(),
             leases_renewed: Counter::default(),
-            leases_expired: Counter::default(),
             health_success: Counter::default(),
             health_failures: Counter::default(),
             checks: Mutex::default(),

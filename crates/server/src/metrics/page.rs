@@ -347,10 +347,10 @@ fn watch_and_lease(page: &mut Page, member: &Member) {
         "Leases renewed here.",
         &metrics.leases_renewed,
     );
-    page.counter(
+    page.counter_value(
         "etcd_debugging_server_lease_expired_total",
         "Leases that ran out.",
-        &metrics.leases_expired,
+        member.raft.get().leases_expired,
     );
 }
 
