@@ -228,6 +228,11 @@ impl ApplyWorker {
         self.state.hashed(done);
     }
 
+    /// Closes the segment that is being written, if something in it is dead: after the next checkpoint a rewrite can reach it too.
+    pub fn seal_early(&mut self) {
+        self.state.seal_early();
+    }
+
     /// A mostly dead segment to rewrite, when the store worker is idle.
     pub fn rewrite(&mut self, live_share_max: f64) -> Option<StoreJob> {
         if self.store_busy {

@@ -174,6 +174,8 @@ pub(super) struct Todo {
 struct Defragmentation {
     /// As many as there are calls under way, which `long_calls` bounds.
     waiting: Vec<oneshot::Sender<()>>,
+    /// The segment that was being written when the last of them asked is closed, so that its space comes back too.
+    is_sealed: bool,
     /// Nothing is left to rewrite; the files that were replaced go with the next checkpoint.
     is_rewritten: bool,
 }
@@ -229,6 +231,7 @@ impl Applier {
                 let waiting = &mut self.todo.defragmentation.waiting;
                 waiting.retain(|done| !done.is_closed());
                 waiting.push(done);
+                self.todo.defragmentation.is_sealed = false;
             }
             ApplyInput::Stop(done) => {
                 self.todo.checkpoint_wanted = true;
@@ -320,6 +323,11 @@ impl Applier {
             self.apply.checkpoint()
         } else if self.todo.is_sweeping {
             None
+        } else if is_defragmenting
+            && !std::mem::replace(&mut self.todo.defragmentation.is_sealed, true)
+        {
+            self.apply.seal_early();
+            self.apply.checkpoint()
         } else {
             self.apply.rewrite(if is_defragmenting {
                 DEFRAGMENT_SHARE

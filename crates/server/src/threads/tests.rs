@@ -242,3 +242,31 @@ fn a_physical_compaction_is_answered_even_if_it_has_nothing_to_take_away() {
     }
     running.threads.stop(PATIENCE);
 }
+
+#[test]
+fn defragmentation_gives_back_the_space_of_a_store_smaller_than_one_segment() {
+    let running = start(1);
+    for number in 0..200 {
+        call(&running, 0, number, put("a"));
+    }
+    let compaction = pb::InternalRaftRequest {
+        compaction: Some(pb::CompactionRequest {
+            revision: 200,
+            physical: true,
+        }),
+        ..Default::default()
+    };
+    call(&running, 0, 200, compaction);
+    let before = running.member.view.load().file_bytes();
+    running
+        .threads
+        .defragmenter()
+        .start()
+        .blocking_recv()
+        .expect("the pass ends");
+    let after = running.member.view.load().file_bytes();
+    assert!(after * 10 < before, "{after} bytes of {before} are left");
+    call(&running, 0, 201, put("b"));
+    assert_eq!(running.member.view.load().revision(), 202);
+    running.threads.stop(PATIENCE);
+}
