@@ -389,14 +389,19 @@ impl Replica {
     }
 
     fn batch_applied(&mut self, now: Now, done: ApplyDone, effects: &mut Vec<Effect>) {
-        assert!(self.apply_jobs > 0, "a batch came back that was never sent");
+        assert!(
+            (1..=self.apply_jobs).contains(&done.jobs),
+            "a batch of {} jobs came back, {} were sent",
+            done.jobs,
+            self.apply_jobs
+        );
         assert!(
             done.index > self.applied,
             "applied index went from {} to {}",
             self.applied,
             done.index
         );
-        self.apply_jobs -= 1;
+        self.apply_jobs -= done.jobs;
         self.applied = done.index;
         self.revision = done.revision;
         self.checkpoint.bytes += done.bytes;

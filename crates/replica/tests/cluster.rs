@@ -451,3 +451,54 @@ fn the_log_is_cut_only_behind_a_checkpoint_and_a_restart_finds_the_rest() {
     let again = Cluster::new(&[disk], 2);
     assert_eq!(again.nodes[&1].view.members().list().len(), 1);
 }
+
+/// Under load the apply worker takes the jobs that wait as one batch. A job that was never counted as done would leave the member
+/// busy for good.
+#[test]
+fn jobs_that_were_applied_as_one_batch_are_all_done() {
+    let mut cluster = Cluster::new(&[MemDisk::new()], 1);
+    cluster.settle();
+    cluster.tick(2);
+    let now = cluster.now;
+    let node = cluster.nodes.get_mut(&1).expect("a member");
+    let mut jobs = Vec::new();
+    for n in 0..2 {
+        let id = node.ids.next();
+        let request = pb::InternalRaftRequest {
+            header: Some(pb::RequestHeader {
+                id,
+                ..Default::default()
+            }),
+            put: Some(pb::PutRequest {
+                key: "a".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let data = request.encode_to_vec();
+        let mut inputs = vec![Input::Client(
+            Ticket(100 + n),
+            Request::Propose { id, data },
+        )];
+        while !inputs.is_empty() {
+            let mut effects = Vec::new();
+            node.replica.step(now, inputs.drain(..), &mut effects);
+            for effect in effects {
+                match effect {
+                    Effect::Persist(job) => {
+                        let done = node.log.run([job]).expect("the disk works");
+                        let number = done.expect("the disk has room").number;
+                        inputs.push(Input::Persisted { number });
+                    }
+                    Effect::Apply(job) => jobs.push(job),
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert_eq!(jobs.len(), 2);
+    let done = node.apply.apply(jobs).expect("applies").done;
+    node.replica
+        .step(now, [Input::Applied(done)], &mut Vec::new());
+    assert!(node.replica.is_idle());
+}

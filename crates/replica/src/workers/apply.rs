@@ -31,6 +31,8 @@ pub struct ApplyDone {
     pub facts: Vec<Fact>,
     /// Size of the entries, which paces checkpoints.
     pub bytes: u64,
+    /// Jobs that were applied as this batch.
+    pub jobs: usize,
 }
 
 /// The state as everybody may read it, and the changes since the last publication.
@@ -98,7 +100,9 @@ impl ApplyWorker {
         let mut answers = Vec::new();
         let mut events = Vec::new();
         let mut done = ApplyDone::default();
-        for (entry, ticket) in jobs.into_iter().flat_map(|job| job.entries) {
+        let mut done_jobs = 0;
+        let jobs = jobs.into_iter().inspect(|_| done_jobs += 1);
+        for (entry, ticket) in jobs.flat_map(|job| job.entries) {
             let mut applied = self.state.apply(&entry)?;
             assert_eq!(
                 applied.index,
@@ -127,6 +131,7 @@ impl ApplyWorker {
             }
         }
         (done.index, done.term) = self.state.applied();
+        done.jobs = done_jobs;
         let view = self.state.view();
         done.revision = view.revision();
         Ok(ApplyOutput {
