@@ -12,7 +12,7 @@ use state::{Importer, Params, ReadError};
 use storage::disk::MemDisk;
 use storage::segments::SegmentsOptions;
 
-use crate::printer::{Column, Printer, Value};
+use crate::printer::{Column, Printer};
 use crate::snapshot_file::{SnapshotFile, Stop, feed};
 use crate::{Failure, os_error};
 
@@ -51,22 +51,15 @@ pub(crate) fn run(path: &Path, revision: i64, printer: Printer) -> Result<(), Fa
         }
         Err(ReadError::Fault(fault)) => return Err(fault.into()),
     };
-    let number = |title, field, json, number: i64| Column {
-        title,
-        field,
-        json,
-        text: number.to_string(),
-        value: Value::Number(number),
-    };
     printer.print(&[
-        number("HASH", "Hash", "hash", i64::from(answer.hash)),
-        number(
+        Column::number("HASH", "Hash", "hash", i64::from(answer.hash)),
+        Column::number(
             "HASH REVISION",
             "Hash revision",
             "hashRevision",
             answer.hash_revision,
         ),
-        number(
+        Column::number(
             "COMPACT REVISION",
             "Compact revision",
             "compactRevision",

@@ -16,6 +16,24 @@ pub(crate) struct Column {
     pub(crate) value: Value,
 }
 
+impl Column {
+    /// A number that people and programs read alike.
+    pub(crate) fn number(
+        title: &'static str,
+        field: &'static str,
+        json: &'static str,
+        number: i64,
+    ) -> Self {
+        Column {
+            title,
+            field,
+            json,
+            text: number.to_string(),
+            value: Value::Number(number),
+        }
+    }
+}
+
 pub(crate) enum Value {
     Number(i64),
     Text(String),

@@ -86,14 +86,7 @@ impl Status {
     }
 
     fn columns(&self) -> [Column; 5] {
-        let number = |title, field, json, number: i64| Column {
-            title,
-            field,
-            json,
-            text: number.to_string(),
-            value: Value::Number(number),
-        };
-        let hash = number("HASH", "Hash", "hash", i64::from(self.hash));
+        let hash = Column::number("HASH", "Hash", "hash", i64::from(self.hash));
         let keys = i64::try_from(self.keys.len()).unwrap_or(i64::MAX);
         let bytes = i64::try_from(self.bytes).unwrap_or(i64::MAX);
         [
@@ -101,11 +94,11 @@ impl Status {
                 text: format!("{:x}", self.hash),
                 ..hash
             },
-            number("REVISION", "Revision", "revision", self.revision),
-            number("TOTAL KEYS", "Keys", "totalKey", keys),
+            Column::number("REVISION", "Revision", "revision", self.revision),
+            Column::number("TOTAL KEYS", "Keys", "totalKey", keys),
             Column {
                 text: human(self.bytes),
-                ..number("TOTAL SIZE", "Size", "totalSize", bytes)
+                ..Column::number("TOTAL SIZE", "Size", "totalSize", bytes)
             },
             Column {
                 title: "VERSION",
