@@ -12,9 +12,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEADER_BYTES: usize = 9;
-const KIND_HEADERS: u8 = 1;
+use super::pings::{HEADER_BYTES, KIND_HEADERS, PREFACE};
+
 const FLAG_PADDED: u8 = 8;
 const FLAG_PRIORITY: u8 = 0x20;
 /// Frames above this are an error to the library, which need not wait for their end to say so.

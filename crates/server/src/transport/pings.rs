@@ -14,12 +14,13 @@ use bytes::{BufMut, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
 /// What every HTTP/2 client says first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEADER_BYTES: usize = 9;
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The header of a frame.
+pub(super) const HEADER_BYTES: usize = 9;
 const KIND_DATA: u8 = 0;
 const KIND_PING: u8 = 6;
 const KIND_GOAWAY: u8 = 7;
-const KIND_HEADERS: u8 = 1;
+pub(super) const KIND_HEADERS: u8 = 1;
 const FLAG_ACK: u8 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
 /// Pings that came too early before the client is sent away by the next one.
