@@ -63,33 +63,26 @@ impl ApplyDesk {
     /// Hands in a batch. A brief one that finds the worker idle is applied, published and answered when this returns, and what
     /// the replica is to know of it comes back; otherwise the replica hears of it through its inbox.
     pub fn give(&self, job: ApplyJob) -> Option<ApplyDone> {
-        if !job.is_brief {
-            self.tell(ApplyInput::Job(job));
-            return None;
-        }
-        let mut applier = match self.applier.try_lock() {
-            Ok(applier) => applier,
-            Err(TryLockError::WouldBlock) => {
-                self.tell(ApplyInput::Job(job));
-                return None;
-            }
-            Err(TryLockError::Poisoned(_)) => panic!("a thread panicked while it applied"),
-        };
-        let Some(worker) = applier.as_mut().filter(|_| self.inbox.is_empty()) else {
+        let mut seat = if job.is_brief { self.try_lock() } else { None };
+        let applier = seat.as_mut().and_then(|seat| seat.as_mut());
+        let Some(applier) = applier.filter(|_| self.inbox.is_empty()) else {
             self.tell(ApplyInput::Job(job));
             return None;
         };
-        match worker.apply_batch(vec![job]) {
+        match applier.apply_batch(vec![job]) {
             Ok(done) => {
-                worker.offer_work();
-                if worker.todo.is_sweeping {
+                applier.offer_work();
+                if applier.todo.is_sweeping {
                     self.tell(ApplyInput::Wake);
                 }
                 Some(done)
             }
             Err(fault) => {
-                worker.alarm.raise(fault);
-                *applier = None;
+                applier.alarm.raise(fault);
+                // Nothing is applied after a fault.
+                if let Some(seat) = &mut seat {
+                    **seat = None;
+                }
                 None
             }
         }
@@ -132,6 +125,14 @@ impl ApplyDesk {
                 return;
             }
             is_sweeping = applier.todo.is_sweeping;
+        }
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Option<Applier>>> {
+        match self.applier.try_lock() {
+            Ok(seat) => Some(seat),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => panic!("a thread panicked while it applied"),
         }
     }
 
