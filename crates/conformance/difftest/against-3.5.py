@@ -10,6 +10,9 @@ And against 3.5.1 (its name comes first), for bugs that 3.5.30 has not, these wa
 - From a revision that was compacted. 3.5.1 has lost a deletion at exactly that revision (etcd #19179). It begins one later.
 - With the id -1, which 3.5.1 also gives to a watch that it refuses: then the first one hears nothing more (etcd #14563). It gets any id.
 
+What the tester remembers of a watch, to judge the order of its events, is forgotten when the stream makes a new watch with that id. An
+id is free again once its watch is cancelled, and the new watch begins wherever it is told to, so it may well repeat older revisions.
+
     python against-3.5.py REFERENCE FOLDER_OF_THE_TESTER [what difftest.py takes]
 """
 import sys
@@ -52,5 +55,15 @@ class Gen(gen.Gen):
                 start["rel"] += 1
 
 
+class WStream(difftest.WStream):
+    def on(self, answer):
+        if answer.get("created") and not answer.get("canceled"):
+            with self.lock:
+                self.last.pop(answer.get("watch_id", 0), None)
+                self.frag.pop(answer.get("watch_id", 0), None)
+        super().on(answer)
+
+
 gen.Gen = Gen
+difftest.WStream = WStream
 sys.exit(difftest.main())
