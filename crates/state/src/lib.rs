@@ -25,6 +25,7 @@ mod tables;
 pub mod validate;
 pub mod version;
 mod view;
+mod walk;
 
 pub use mvcc::hash::KvHash;
 pub use mvcc::kept::{HashDone, HashJob};
@@ -34,3 +35,4 @@ pub use restore::{Importer, check_tables};
 pub use state::{Params, State};
 pub use storage::segments::Revision;
 pub use view::{BUCKETS, EventPage, ReadView};
+pub use walk::RowWalk;

@@ -69,7 +69,10 @@ pub fn check_tables(stored: &StoredTables) -> Result<(), Fault> {
 /// The rows of all tables in the catalog.
 pub(crate) fn rows_of(stored: &StoredTables) -> Rows {
     let mut rows = Rows::new();
-    for table in Table::ALL {
+    for table in Table::ALL
+        .into_iter()
+        .filter(|table| *table != Table::Local)
+    {
         rows.extend(
             stored
                 .iter(table)
@@ -87,10 +90,9 @@ pub struct Importer {
     loader: Loader,
     rows: Rows,
     applied: (u64, u64),
+    /// Records are written to files whenever so many bytes have gathered, so that a large file does not fill the memory.
+    flush_bytes: u64,
 }
-
-/// Records are written to files whenever so many bytes have gathered, so that a large file does not fill the memory.
-const FLUSH_BYTES: u64 = 32 << 20;
 
 impl Importer {
     /// Begins with nothing, in a directory of its own (whose catalog has been opened before: where there are segments, a missing
@@ -105,13 +107,27 @@ impl Importer {
         options: SegmentsOptions,
     ) -> Result<Importer, Fault> {
         let segments = Segments::open(disk, dir, &[], options)?;
-        Ok(Importer {
+        Ok(Importer::into(params, segments))
+    }
+
+    /// Begins with nothing beside the files of a living state, which this one may replace. One at a time.
+    ///
+    /// # Errors
+    /// A fault, if the directory cannot be used.
+    pub fn beside(state: &State) -> Result<Importer, Fault> {
+        let segments = state.store.segments.successor()?;
+        Ok(Importer::into(state.params.clone(), segments))
+    }
+
+    fn into(params: Params, segments: Segments) -> Importer {
+        Importer {
+            flush_bytes: segments.options().segment_bytes,
             params,
             segments,
             loader: Loader::default(),
             rows: Rows::new(),
             applied: (0, 0),
-        })
+        }
     }
 
     /// Takes the next row. Rows of the bucket `key` come in order. Unknown buckets are passed over, as etcd does with them.
@@ -122,7 +138,10 @@ impl Importer {
         if bucket == "key" {
             return self.record(key, value);
         }
-        let Some(table) = Table::ALL.into_iter().find(|table| table.name() == bucket) else {
+        let known = Table::ALL
+            .into_iter()
+            .filter(|table| *table != Table::Local);
+        let Some(table) = known.into_iter().find(|table| table.name() == bucket) else {
             return Ok(());
         };
         if table == Table::Meta && key == tables::meta::CONSISTENT_INDEX {
@@ -133,6 +152,30 @@ impl Importer {
             self.rows.insert((table, key.to_vec()), value.to_vec());
         }
         Ok(())
+    }
+
+    /// Index and term of the last entry that the rows include, as far as they have said; the row that tells comes last.
+    #[must_use]
+    pub fn applied(&self) -> (u64, u64) {
+        self.applied
+    }
+
+    /// Makes the records so far durable, so that little is left to do for the checkpoint.
+    ///
+    /// # Errors
+    /// A fault, if the disk fails.
+    pub fn flush(&mut self) -> Result<(), Fault> {
+        let flushed = self.segments.flush().run()?;
+        self.segments.flushed(flushed);
+        Ok(())
+    }
+
+    /// Gives up, and removes what was written.
+    ///
+    /// # Errors
+    /// A fault, if the disk fails.
+    pub fn abandon(self) -> Result<(), Fault> {
+        self.segments.discard()
     }
 
     /// The state, and the checkpoint that makes it durable in place of whatever the catalog held; nothing else may be written
@@ -170,9 +213,8 @@ impl Importer {
         };
         self.loader.push(&meta)?;
         self.segments.append(revision, tombstone, kv);
-        if self.segments.unflushed_bytes() >= FLUSH_BYTES {
-            let flushed = self.segments.flush().run()?;
-            self.segments.flushed(flushed);
+        if self.segments.unflushed_bytes() >= self.flush_bytes {
+            self.flush()?;
         }
         Ok(())
     }

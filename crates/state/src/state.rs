@@ -243,6 +243,14 @@ impl State {
         self.store.segments.rewrite_abandoned();
     }
 
+    /// Gives up a state that no commit has named, and removes its files.
+    ///
+    /// # Errors
+    /// A fault, if the disk fails.
+    pub fn discard(self) -> Result<(), Fault> {
+        self.store.segments.discard()
+    }
+
     /// The segments, for sizes and statistics.
     #[must_use]
     pub fn segments(&self) -> &Segments {

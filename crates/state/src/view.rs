@@ -335,6 +335,21 @@ impl ReadView {
         }
     }
 
+    /// The rows of one bucket, other than `key`: all at once, as they are few.
+    pub(crate) fn small_rows(&self, bucket: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        let mut visit = |_: &'static str, key: &[u8], value: &[u8]| {
+            rows.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        let _ = match TABLES[bucket] {
+            None => ControlFlow::Continue(()),
+            Some(Table::Lease) => self.lease_rows(BUCKETS[bucket], &mut visit),
+            Some(table) => self.table_rows(BUCKETS[bucket], table, &mut visit),
+        };
+        rows
+    }
+
     pub(crate) fn reader(&self) -> Reader<'_> {
         Reader {
             index: &self.index,

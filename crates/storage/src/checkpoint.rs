@@ -12,7 +12,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::catalog::{Catalog, Commit, Op};
+use crate::catalog::{Catalog, Commit, Op, REPLACES_LOG, Table, position_bytes};
 use crate::fault::Fault;
 use crate::segments::{FlushJob, Flushed};
 
@@ -48,7 +48,7 @@ impl CheckpointJob {
 
     /// The same, for a store that replaces another (a snapshot from a peer): the tables hold `ops` and nothing else.
     pub fn replacing(flush: FlushJob, applied: (u64, u64), ops: Vec<Op>) -> CheckpointJob {
-        let job = CheckpointJob::new(flush, applied, ops);
+        let job = CheckpointJob::new(flush.sweeping(), applied, ops);
         CheckpointJob {
             commit: Commit {
                 clear: true,
@@ -56,6 +56,18 @@ impl CheckpointJob {
             },
             ..job
         }
+    }
+
+    /// Notes in the same commit that the raft log of before is void unless it has the applied entry. Catalog and log are two
+    /// files: a crash between the commit and the log's marker is finished by the next start, which tells it from a log that
+    /// has lost its end by this note ([`crate::catalog::Recovered::replaces_log`]).
+    #[must_use]
+    pub fn replacing_log(mut self) -> CheckpointJob {
+        let position = position_bytes(self.commit.applied);
+        self.commit
+            .ops
+            .push((Table::Local, REPLACES_LOG.to_vec(), Some(position)));
+        self
     }
 
     /// Index and term this checkpoint will stand for.

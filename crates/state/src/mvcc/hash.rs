@@ -127,11 +127,18 @@ impl Reader<'_> {
     }
 
     /// Every row that etcd's key bucket would hold, in order, until `visit` breaks.
-    pub(crate) fn rows(&self, mut visit: impl FnMut(Row) -> ControlFlow<()>) -> Result<(), Fault> {
-        let mut survivors = Survivors::collect(self.index, |history: &History| {
-            history.kept_at(self.past, self.compacted)
-        });
-        self.scan(self.revision, |row| {
+    pub(crate) fn rows(&self, visit: impl FnMut(Row) -> ControlFlow<()>) -> Result<(), Fault> {
+        self.rows_from(Revision::default(), &mut self.survivors(), visit)
+    }
+
+    /// [`Reader::rows`] from a revision on. `survivors` have not been asked for any at or behind it.
+    pub(crate) fn rows_from(
+        &self,
+        from: Revision,
+        survivors: &mut Survivors,
+        mut visit: impl FnMut(Row) -> ControlFlow<()>,
+    ) -> Result<(), Fault> {
+        self.scan_from(from, self.revision, |row| {
             if row.revision.main <= self.compacted && !survivors.contains(row.revision) {
                 return ControlFlow::Continue(());
             }
@@ -139,13 +146,29 @@ impl Reader<'_> {
         })
     }
 
-    fn scan(&self, upto: i64, mut visit: impl FnMut(Row) -> ControlFlow<()>) -> Result<(), Fault> {
+    /// Revisions below the compaction that are still part of the data.
+    pub(crate) fn survivors(&self) -> Survivors {
+        Survivors::collect(self.index, |history: &History| {
+            history.kept_at(self.past, self.compacted)
+        })
+    }
+
+    fn scan(&self, upto: i64, visit: impl FnMut(Row) -> ControlFlow<()>) -> Result<(), Fault> {
+        self.scan_from(Revision::default(), upto, visit)
+    }
+
+    fn scan_from(
+        &self,
+        from: Revision,
+        upto: i64,
+        mut visit: impl FnMut(Row) -> ControlFlow<()>,
+    ) -> Result<(), Fault> {
         let end = Revision {
             main: upto.saturating_add(1),
             sub: 0,
         };
         self.segments.scan(
-            Revision::default(),
+            from,
             end,
             |Record {
                  revision,

@@ -53,11 +53,13 @@ pub enum Table {
     Alarm = 9,
     /// The tree of the v2 API, which etcd keeps outside bbolt.
     V2 = 10,
+    /// What concerns this member's own files and nobody else: never part of a hash or of a snapshot.
+    Local = 11,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 10] = [
+    pub const ALL: [Table; 11] = [
         Table::Meta,
         Table::Lease,
         Table::Auth,
@@ -68,6 +70,7 @@ impl Table {
         Table::Cluster,
         Table::Alarm,
         Table::V2,
+        Table::Local,
     ];
 
     /// etcd's name of the bucket.
@@ -83,6 +86,7 @@ impl Table {
             Table::Cluster => "cluster",
             Table::Alarm => "alarm",
             Table::V2 => "v2",
+            Table::Local => "local",
         }
     }
 
@@ -167,6 +171,22 @@ pub struct Recovered {
     pub segments: Vec<SegmentEnd>,
     /// All tables.
     pub tables: Tables,
+}
+
+impl Recovered {
+    /// Whether the store, as it is, came from another member and replaced the one before it
+    /// ([`crate::checkpoint::CheckpointJob::replacing_log`]). A raft log that does not have the applied entry is then
+    /// older than the store, and void; without this it has lost something.
+    pub fn replaces_log(&self) -> bool {
+        self.tables.get(Table::Local, REPLACES_LOG) == Some(&position_bytes(self.applied)[..])
+    }
+}
+
+/// Key in [`Table::Local`] of the position (index, term; 8 bytes each, big endian) whose store replaced the log.
+pub(crate) const REPLACES_LOG: &[u8] = b"replaces_log";
+
+pub(crate) fn position_bytes((index, term): (u64, u64)) -> Vec<u8> {
+    [index.to_be_bytes(), term.to_be_bytes()].concat()
 }
 
 /// The catalog, owned by the one thread that commits.

@@ -24,6 +24,8 @@ pub struct FlushJob {
     writes: Vec<Write>,
     ends: Vec<SegmentEnd>,
     obsolete: Vec<PathBuf>,
+    /// Whether every file that the ends do not name is obsolete.
+    sweeps: bool,
     poison: Arc<OnceLock<Fault>>,
 }
 
@@ -85,6 +87,7 @@ impl Segments {
             writes,
             ends,
             obsolete: std::mem::take(&mut self.obsolete),
+            sweeps: false,
             poison: self.poison.clone(),
         }
     }
@@ -176,6 +179,16 @@ impl FlushJob {
             .map_err(|fault| poisoned(&self.poison, fault))
     }
 
+    /// The same job for segments that replace all others in their directory, which may have grown since they were begun:
+    /// whatever the ends do not name is obsolete.
+    #[must_use]
+    pub fn sweeping(self) -> FlushJob {
+        FlushJob {
+            sweeps: true,
+            ..self
+        }
+    }
+
     /// Removes the files of [`FlushJob::obsolete`]. Only after the commit that names [`FlushJob::ends`] is durable. The
     /// removal itself need not be: the next open removes files that no commit names.
     ///
@@ -183,11 +196,23 @@ impl FlushJob {
     /// A [`Fault`] if a file that is there cannot be removed.
     pub fn remove_obsolete(&self) -> Result<(), Fault> {
         for path in &self.obsolete {
-            match self.disk.remove(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Fault::write_failed(path.display(), &error));
-                }
-                _ => {}
+            remove_if_there(&*self.disk, path)?;
+        }
+        if !self.sweeps {
+            return Ok(());
+        }
+        let names = self
+            .disk
+            .list(&self.dir)
+            .map_err(|error| Fault::read_failed(self.dir.display(), &error))?;
+        for name in names {
+            let Some(id) = SegmentId::parse(&name) else {
+                continue;
+            };
+            let is_named =
+                |end: &SegmentEnd| (end.sequence, end.generation) == (id.sequence, id.generation);
+            if !self.ends.iter().any(is_named) {
+                remove_if_there(&*self.disk, &self.dir.join(name))?;
             }
         }
         Ok(())
@@ -245,6 +270,15 @@ impl Write {
             end: segment.end(),
             footer,
         })
+    }
+}
+
+pub(super) fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), Fault> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Fault::write_failed(path.display(), &error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -124,6 +124,9 @@ impl Default for SegmentsOptions {
     }
 }
 
+/// Sequences left to a store while its successor is being written. It may be replaced 2^31 times before they run out.
+const SUCCESSOR_GAP: u64 = 1 << 32;
+
 /// The writer of segments. Owned by one thread (the apply worker); readers hold [`SegmentsView`]s.
 ///
 /// In memory: 12 bytes per record, one bit per record for the dead, and the newest records up to the hot budget.
@@ -404,6 +407,35 @@ impl Segments {
         }
         assert_eq!(live.peek(), None, "a live revision has no record");
         marked
+    }
+
+    /// An empty store in the same directory that is to replace this one: its files never get the name of one of this store's,
+    /// however long both grow side by side. One at a time.
+    ///
+    /// # Errors
+    /// A [`Fault`] if the directory cannot be read.
+    pub fn successor(&self) -> Result<Segments, Fault> {
+        let options = SegmentsOptions {
+            sequence_first: self.next_sequence + SUCCESSOR_GAP,
+            ..self.options
+        };
+        Segments::open(self.disk.clone(), self.dir.clone(), &[], options)
+    }
+
+    /// The sizes it was opened with.
+    pub fn options(&self) -> &SegmentsOptions {
+        &self.options
+    }
+
+    /// Removes the files of a store that no commit has named.
+    ///
+    /// # Errors
+    /// A [`Fault`] if a file that is there cannot be removed.
+    pub fn discard(self) -> Result<(), Fault> {
+        for segment in self.frozen.iter() {
+            flush::remove_if_there(&*self.disk, &segment.path)?;
+        }
+        Ok(())
     }
 
     /// Bytes of all segments: files as they are or will be after the next flush. Files that wait for a commit to be
