@@ -14,12 +14,13 @@ use prost::Message as _;
 use proto::raftpb;
 use state::membership::{ChangeContext, Member};
 use state::{Params as StateParams, State};
-use storage::catalog::Catalog;
+use storage::catalog::{Catalog, Recovered};
 use storage::datadir::{self, DataDir, Layout, Permissions};
 use storage::disk::Disk;
 use storage::fault::{Fault, FaultKind};
+use storage::planted;
 use storage::segments::SegmentsOptions;
-use storage::wal::{self, Batch, Identity, Wal};
+use storage::wal::{self, Batch, Identity, Marker, Wal};
 
 use crate::duties::Duties;
 use crate::ids::RequestIds;
@@ -73,9 +74,10 @@ pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
             found(wal, &params.initial_members)
         })?;
     }
-    let (wal, log) = data_dir.open_wal(params.wal.clone(), Some(params.identity))?;
+    let (mut wal, mut log) = data_dir.open_wal(params.wal.clone(), Some(params.identity))?;
     let store_dir = params.layout.store_dir();
     let (catalog, recovered) = Catalog::open(disk.clone(), &store_dir)?;
+    let replaces_log = recovered.as_ref().is_some_and(Recovered::replaces_log);
     let state = match recovered {
         Some(recovered) => State::open(
             params.state.clone(),
@@ -86,6 +88,9 @@ pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
         )?,
         None => State::create(params.state.clone(), disk, &store_dir, params.segments)?,
     };
+    if replaces_log && !planted!(InstallLeftHalfDone) && !holds(&log, state.applied()) {
+        finish_install(&mut wal, &mut log, &state)?;
+    }
     let ids = Arc::new(RequestIds::new(params.config.member, params.wall_ms));
     for id in log.entries.iter().filter_map(request_id) {
         ids.skip_past(id);
@@ -163,6 +168,40 @@ fn bootstrap_entry(member: Member, index: u64) -> raftpb::Entry {
     }
 }
 
+/// Whether the log has this entry, or begins right behind it.
+fn holds(log: &wal::Recovered, (index, term): (u64, u64)) -> bool {
+    let is_marked = log
+        .marker
+        .as_ref()
+        .is_some_and(|marker| (marker.index, marker.term) == (index, term));
+    let is_entry = |entry: &raftpb::Entry| (entry.index(), entry.term()) == (index, term);
+    is_marked || log.entries.iter().any(is_entry)
+}
+
+/// The last life ended between the two steps that put a received snapshot in place: the store is the new one, the log still the
+/// old one. Takes the second step, as the replica would have.
+fn finish_install(wal: &mut Wal, log: &mut wal::Recovered, state: &State) -> Result<(), Fault> {
+    let (index, term) = state.applied();
+    let marker = Marker {
+        index,
+        term,
+        conf_state: state.view().members().conf_state(),
+        restart: true,
+    };
+    wal.append(&Batch {
+        marker: Some(&marker),
+        sync: true,
+        ..Batch::default()
+    })?;
+    log.entries.clear();
+    log.last_index = index;
+    log.marker = Some(Marker {
+        restart: false,
+        ..marker
+    });
+    Ok(())
+}
+
 /// Raft, standing where the state stands. The log in memory begins with the first entry that is left on disk; the entry
 /// before it is known by its term alone.
 fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<RaftCore, Fault> {
@@ -206,7 +245,7 @@ fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<Raf
             .expect("election ticks are few"),
         heartbeat_ticks: 1,
         pre_vote: params.config.pre_vote,
-        applied,
+        applied: (applied, applied_term),
         seed: params.config.seed,
     };
     let log = RaftLog::new(hard_state, conf_state, base, entries);
@@ -219,14 +258,7 @@ fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<Raf
 }
 
 fn start_duties(params: &Params, state: &State) -> Duties {
-    let view = state.view();
-    let config = params.config.duties.clone();
-    let published = view.members().get(config.member.0).is_some_and(|member| {
-        member.name == config.name && member.client_urls == config.client_urls
-    });
-    let mut duties = Duties::new(config, view.cluster_version().version.is_some(), published);
-    for (id, lease) in view.leases().all() {
-        duties.lease_known(id, lease.ttl_s, lease.remaining_s);
-    }
+    let mut duties = Duties::new(params.config.duties.clone());
+    duties.restore(&state.view());
     duties
 }

@@ -4,7 +4,7 @@
 //! This crate never opens a socket, starts a thread, reads a clock or rolls a dice of its own, so the server runs it on
 //! threads and the simulator runs whole clusters of it in one thread, under a seed.
 //!
-//! Start with [`Replica::step`], then [`workers`] for what its effects lead to, [`boot`] for how a member comes to life, and
+//! Start with [`Replica::step`], then [`workers`] for what its effects lead to, [`snapshots`] for members that fell behind, [`boot`] for how a member comes to life, and
 //! [`watch`] for who is told of which change.
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ pub mod ports;
 mod raft_core;
 mod raft_log;
 mod reads;
+pub mod snapshots;
 mod step;
 pub mod watch;
 pub mod workers;

@@ -10,7 +10,7 @@ use state::Applied;
 use storage::fault::Fault;
 use storage::wal::Marker;
 
-use crate::workers::{ApplyDone, ApplyJob, LogJob};
+use crate::workers::{ApplyDone, ApplyJob, Installed, LogJob};
 
 /// A member of the cluster, by the id that etcd derives from its peer URLs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +77,13 @@ pub enum Input {
     Applied(ApplyDone),
     /// A checkpoint is durable: the log before it may be cut.
     Checkpointed(Marker),
+    /// The sending of a snapshot to a member has ended, well or not. Comes once for each [`Effect::SendSnapshot`].
+    SnapshotSent { to: MemberId, is_sent: bool },
+    /// All rows of a snapshot, announced by this message, are on this member's disk ([`crate::snapshots::Received`]). The next one comes
+    /// only after this one was [installed](Input::Installed) or [dropped](Effect::DropSnapshot).
+    SnapshotReceived(Box<raftpb::Message>),
+    /// The received snapshot has replaced the store, durably.
+    Installed(Installed),
 }
 
 /// Everything that a member wants done.
@@ -94,6 +101,14 @@ pub enum Effect {
     Status(crate::Status),
     /// Write a checkpoint of the applied state in the background, then report [`Input::Checkpointed`].
     Checkpoint,
+    /// Send this member a snapshot: `message` is what raft has to say to it, to be completed with what is sent
+    /// ([`crate::snapshots::Outgoing`]). Must end in [`Input::SnapshotSent`], within a time, whatever happens: the member gets
+    /// nothing else until then.
+    SendSnapshot(MemberId, Box<raftpb::Message>),
+    /// Put the received snapshot in the place of the store, then report [`Input::Installed`].
+    InstallSnapshot,
+    /// The received snapshot is of no use; remove it.
+    DropSnapshot,
     /// This member can't go on.
     Stop(Fault),
 }

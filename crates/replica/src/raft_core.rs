@@ -11,7 +11,7 @@
 use bytes::Bytes;
 use proto::raftpb;
 use raft::eraftpb;
-use raft::{RawNode, ReadOnlyOption, StateRole};
+use raft::{ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use storage::planted;
@@ -25,8 +25,8 @@ pub(crate) struct CoreConfig {
     pub election_ticks: usize,
     pub heartbeat_ticks: usize,
     pub pre_vote: bool,
-    /// The last index that the state had applied when this member started.
-    pub applied: u64,
+    /// Index and term of the last entry that the state had applied when this member started.
+    pub applied: (u64, u64),
     pub seed: u64,
 }
 
@@ -44,6 +44,9 @@ pub(crate) struct Ready {
     pub messages_durable: Vec<raftpb::Message>,
     /// Read rounds that came back: context and the index to wait for.
     pub reads: Vec<(Bytes, u64)>,
+    /// The log begins again behind the received snapshot of this index, term and configuration. There are no entries and
+    /// nothing committed beside it.
+    pub snapshot: Option<(u64, u64, raftpb::ConfState)>,
 }
 
 /// Where the core stands, for status and duties.
@@ -59,6 +62,9 @@ pub(crate) struct Standing {
     pub is_sole_voter: bool,
 }
 
+/// How many times as much log is kept while a snapshot is on its way.
+const SNAPSHOT_PATIENCE: u64 = 8;
+
 pub(crate) struct RaftCore {
     node: RawNode<RaftLog>,
     seed: u64,
@@ -73,7 +79,7 @@ impl RaftCore {
             id: config.id,
             election_tick: config.election_ticks,
             heartbeat_tick: config.heartbeat_ticks,
-            applied: config.applied,
+            applied: config.applied.0,
             max_size_per_msg: 1 << 20,
             max_inflight_msgs: 512,
             check_quorum: true,
@@ -95,6 +101,8 @@ impl RaftCore {
             drawn_for: None,
             timeout_drawn: 0,
         };
+        let (index, term) = config.applied;
+        core.node.mut_store().set_applied(index, term);
         core.redraw_timeout();
         Ok(core)
     }
@@ -149,6 +157,20 @@ impl RaftCore {
         self.node.report_unreachable(peer);
     }
 
+    /// How the sending of a snapshot ended. Without this word raft sends nothing to that member any more.
+    pub fn report_snapshot(&mut self, peer: u64, is_sent: bool) {
+        let status = match is_sent {
+            true => SnapshotStatus::Finish,
+            false => SnapshotStatus::Failure,
+        };
+        self.node.report_snapshot(peer, status);
+    }
+
+    /// Whether raft has taken a snapshot, which the next ready will name.
+    pub fn has_snapshot(&self) -> bool {
+        self.node.snap().is_some()
+    }
+
     pub fn transfer_leader(&mut self, target: u64) {
         self.node.transfer_leader(target);
     }
@@ -160,6 +182,11 @@ impl RaftCore {
         }
         let mut rd = self.node.ready();
         let entries = rd.take_entries();
+        let metadata = rd.snapshot().get_metadata();
+        let snapshot = (!rd.snapshot().is_empty()).then(|| {
+            let conf_state = conf_state_out(metadata.get_conf_state());
+            (metadata.index, metadata.term, conf_state)
+        });
         let ready = Ready {
             number: rd.number(),
             must_sync: rd.must_sync(),
@@ -177,7 +204,15 @@ impl RaftCore {
                 .map(|r| (r.request_ctx.into(), r.index))
                 .collect(),
             entries: entries.iter().map(entry_out).collect(),
+            snapshot,
         };
+        if let Some((index, term, _)) = ready.snapshot {
+            assert!(
+                entries.is_empty() && ready.committed.is_empty(),
+                "a snapshot comes alone"
+            );
+            self.node.mut_store().restart(index, term);
+        }
         self.node.mut_store().append(&entries);
         self.node.advance_append_async(rd);
         Some(ready)
@@ -188,9 +223,15 @@ impl RaftCore {
         self.node.on_persist_ready(number);
     }
 
-    /// The state has applied everything up to `index`.
-    pub fn applied(&mut self, index: u64) {
+    /// The state has applied everything up to the entry of this index and term.
+    pub fn applied(&mut self, index: u64, term: u64) {
         self.node.advance_apply_to(index);
+        self.node.mut_store().set_applied(index, term);
+    }
+
+    /// The configuration as raft has it.
+    pub fn conf_state(&self) -> raftpb::ConfState {
+        conf_state_out(&self.node.raft.prs().conf().to_conf_state())
     }
 
     /// A committed membership change takes effect; one that the state rejected has node id 0 and changes nothing.
@@ -200,16 +241,26 @@ impl RaftCore {
     }
 
     /// Forgets log entries up to `wanted`, or up to `bound` as far as needed to hold at most `bytes_max`. A leader keeps what
-    /// a known follower still lacks, within `bytes_max`.
+    /// a known follower still lacks, within `bytes_max`, and with a snapshot on its way to one within [`SNAPSHOT_PATIENCE`] times
+    /// as much: what a snapshot does not hold must still be there when it arrives, or the next one would be due at once (etcd #5317).
     pub fn cut_log(&mut self, wanted: u64, bound: u64, bytes_max: u64) {
         let raft = &self.node.raft;
         let (me, is_leader) = (raft.id, raft.state == StateRole::Leader);
+        let mut is_sending = false;
         let slowest = raft
             .prs()
             .iter()
             .filter(|(id, _)| is_leader && **id != me)
-            .map(|(_, p)| p.matched)
+            .map(|(_, p)| match p.state {
+                ProgressState::Snapshot => {
+                    is_sending = true;
+                    p.matched.max(p.pending_snapshot)
+                }
+                ProgressState::Probe | ProgressState::Replicate => p.matched,
+            })
             .min();
+        let patience = if is_sending { SNAPSHOT_PATIENCE } else { 1 };
+        let bytes_max = bytes_max.saturating_mul(patience);
         let forced = self.node.store().index_for_bytes(bytes_max).min(bound);
         let cut = slowest
             .map_or(wanted, |matched| matched.min(wanted))
@@ -313,6 +364,21 @@ pub(crate) fn conf_state_in(state: &raftpb::ConfState) -> eraftpb::ConfState {
     }
 }
 
+fn conf_state_out(state: &eraftpb::ConfState) -> raftpb::ConfState {
+    let sorted = |ids: &[u64]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids
+    };
+    raftpb::ConfState {
+        voters: sorted(&state.voters),
+        learners: sorted(&state.learners),
+        voters_outgoing: sorted(&state.voters_outgoing),
+        learners_next: sorted(&state.learners_next),
+        auto_leave: Some(state.auto_leave),
+    }
+}
+
 /// `None` for a type of message that this library does not know; those are never sent between members.
 fn message_in(message: &raftpb::Message) -> Option<eraftpb::Message> {
     let kind = protobuf_message_type(message.r#type.unwrap_or_default())?;
@@ -335,6 +401,17 @@ fn message_in(message: &raftpb::Message) -> Option<eraftpb::Message> {
         ..Default::default()
     };
     translated.set_msg_type(kind);
+    // etcd sends an empty one with every message.
+    if kind == eraftpb::MessageType::MsgSnapshot {
+        let metadata = message.snapshot.as_ref()?.metadata.as_ref()?;
+        let mut told = eraftpb::SnapshotMetadata {
+            index: metadata.index(),
+            term: metadata.term(),
+            ..Default::default()
+        };
+        told.set_conf_state(conf_state_in(metadata.conf_state.as_ref()?));
+        translated.mut_snapshot().set_metadata(told);
+    }
     Some(translated)
 }
 
@@ -351,6 +428,14 @@ fn message_out(message: &eraftpb::Message) -> raftpb::Message {
         reject: Some(message.reject),
         reject_hint: Some(message.reject_hint),
         context: (!message.context.is_empty()).then(|| message.context.clone()),
+        snapshot: message.snapshot.as_ref().map(|snapshot| raftpb::Snapshot {
+            data: None,
+            metadata: Some(raftpb::SnapshotMetadata {
+                conf_state: None,
+                index: Some(snapshot.get_metadata().index),
+                term: Some(snapshot.get_metadata().term),
+            }),
+        }),
         ..Default::default()
     }
 }
@@ -412,7 +497,7 @@ mod tests {
             election_ticks: 10,
             heartbeat_ticks: 1,
             pre_vote: true,
-            applied: 0,
+            applied: (0, 0),
             seed,
         };
         let conf = eraftpb::ConfState {

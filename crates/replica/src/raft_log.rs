@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 /// Entries `base.0 + 1 ..= last`, without gaps.
@@ -17,6 +17,8 @@ pub struct RaftLog {
     base: (u64, u64),
     entries: VecDeque<Entry>,
     bytes: u64,
+    /// Index and term of the newest entry that the state has applied: what a snapshot made now stands for, at least.
+    applied: (u64, u64),
 }
 
 impl RaftLog {
@@ -63,6 +65,18 @@ impl RaftLog {
             self.bytes += size(entry);
             self.entries.push_back(entry.clone());
         }
+    }
+
+    /// Begins again behind a snapshot: nothing of before counts.
+    pub fn restart(&mut self, index: u64, term: u64) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.base = (index, term);
+    }
+
+    /// The state has applied everything up to this entry.
+    pub fn set_applied(&mut self, index: u64, term: u64) {
+        self.applied = (index, term);
     }
 
     /// Forgets everything up to and including `index`.
@@ -163,7 +177,19 @@ impl Storage for RaftLog {
     }
 
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+        let (index, term) = self.applied;
+        if index == 0 || index < self.base.0 {
+            return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        // A promise only: the rows, and the configuration, are added by who sends them.
+        let metadata = SnapshotMetadata {
+            index,
+            term,
+            ..SnapshotMetadata::default()
+        };
+        let mut snapshot = Snapshot::default();
+        snapshot.set_metadata(metadata);
+        Ok(snapshot)
     }
 }
 
@@ -223,6 +249,30 @@ mod tests {
         );
         log.cut(3);
         assert_eq!(log.first_index().expect("first"), 7);
+    }
+
+    #[test]
+    fn a_snapshot_is_promised_of_what_is_applied_and_never_of_less_than_the_base() {
+        let mut log = log();
+        assert!(
+            log.snapshot(0, 2).is_err(),
+            "nothing is known to be applied"
+        );
+        log.set_applied(5, 2);
+        let promised = log.snapshot(0, 2).expect("applied");
+        assert_eq!(promised.get_metadata().index, 5);
+        log.cut(6);
+        assert!(log.snapshot(0, 2).is_err());
+    }
+
+    #[test]
+    fn a_restarted_log_has_nothing_but_its_base() {
+        let mut log = log();
+        log.restart(9, 4);
+        assert_eq!((log.last(), log.term(9).expect("base")), (9, 4));
+        assert!(log.term(7).is_err());
+        log.append(&[entry(10, 4)]);
+        assert_eq!(log.last(), 10);
     }
 
     #[test]

@@ -22,8 +22,9 @@ use crate::ids::RequestIds;
 use crate::pending::Pending;
 use crate::raft_core::{RaftCore, Ready, Standing};
 use crate::reads::{Reads, Wanted};
+use crate::workers::Installed;
 use crate::workers::{ApplyDone, ApplyJob, LogJob};
-use crate::{Effect, Input, MemberId, Now, Reply, Request, Ticket};
+use crate::{Effect, Input, MemberId, Now, Reply, Request, Ticket, snapshots};
 
 /// Knobs of one member that its deciding part needs.
 #[derive(Clone, Debug)]
@@ -101,6 +102,9 @@ pub struct Replica {
     lead_from: u64,
     checkpoint: CheckpointClock,
     leases_expired: u64,
+    /// A snapshot whose rows are on the disk and of which raft does not know yet.
+    received: Option<Box<raftpb::Message>>,
+    installing: Option<Installing>,
     status: Status,
     standing: Standing,
     stopped: bool,
@@ -117,6 +121,17 @@ struct Stalled {
 enum Proposal {
     Normal,
     Change,
+}
+
+/// A snapshot that raft has taken and that is being put in place. Raft stands still meanwhile: its log begins behind entries that
+/// the state does not have yet, so it could not even tell whether it may stand for election. It is a matter of one commit.
+#[derive(Debug)]
+struct Installing {
+    position: (u64, u64),
+    /// Of the ready that ends it.
+    number: u64,
+    /// What lets the log begin again, and who is told, once the store is in place.
+    job: Option<LogJob>,
 }
 
 /// When the next checkpoint is due.
@@ -159,6 +174,8 @@ impl Replica {
                 ..CheckpointClock::default()
             },
             leases_expired: 0,
+            received: None,
+            installing: None,
             status: Status::default(),
             standing,
             stopped: false,
@@ -206,15 +223,32 @@ impl Replica {
         match input {
             Input::Tick => self.tick(now, effects),
             Input::Client(ticket, request) => self.client(now, ticket, request, effects),
+            // Lost on the way, as it were.
+            Input::Peer(_) if self.installing.is_some() => {}
+            // A snapshot comes with its rows, or not at all.
+            Input::Peer(message) if message.r#type() == raftpb::MessageType::MsgSnap => {}
             Input::Peer(message) => self.core.receive(&message),
             Input::PeerUnreachable(peer) => self.core.report_unreachable(peer.0),
             Input::Persisted { number } => self.persisted(number),
             Input::Applied(done) => self.batch_applied(now, done, effects),
             Input::Checkpointed(marker) => self.checkpointed(marker, effects),
+            Input::SnapshotSent { to, is_sent } => self.core.report_snapshot(to.0, is_sent),
+            Input::SnapshotReceived(message) => {
+                // While the log of the one before is being written, the next may have come.
+                assert!(
+                    self.received.is_none(),
+                    "a second snapshot came before the first was done with"
+                );
+                self.received = Some(message);
+            }
+            Input::Installed(installed) => self.installed(&installed, effects),
         }
     }
 
     fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.installing.is_some() {
+            return self.expire(now, effects);
+        }
         self.core.tick();
         self.follow_leadership(now, effects);
         self.expire(now, effects);
@@ -283,7 +317,8 @@ impl Replica {
 
     /// Gives a proposal to raft, or keeps it until there is a leader. Earlier ones that wait go first.
     fn offer(&mut self, proposal: Stalled) {
-        if !self.stalled.is_empty() || self.standing.leader == 0 {
+        let is_still = self.installing.is_some() || self.standing.leader == 0;
+        if !self.stalled.is_empty() || is_still {
             self.stalled.push_back(proposal);
             return;
         }
@@ -386,6 +421,112 @@ impl Replica {
             self.persist_jobs.pop_front();
         }
         self.core.persisted(number);
+        self.finish_install(number);
+    }
+
+    /// Offers a received snapshot to raft, once everything is applied that was committed before: membership changes in it must not
+    /// reach raft after those of the snapshot.
+    fn offer_snapshot(&mut self, effects: &mut Vec<Effect>) {
+        let Some(message) = &self.received else {
+            return;
+        };
+        let (index, _) = snapshots::position(message);
+        let is_late = index <= self.applied;
+        if !is_late && (self.apply_jobs > 0 || !self.apply_backlog.is_empty()) {
+            return;
+        }
+        let message = self.received.take().expect("it was just seen");
+        if !is_late {
+            self.core.receive(&message);
+        }
+        // Raft passes over what is stale, or from a leader of the past, or what its log has anyway.
+        if !self.core.has_snapshot() {
+            effects.push(Effect::DropSnapshot);
+        }
+    }
+
+    /// Raft has taken a snapshot: its log begins behind it from now on. First the store, then the log, then whoever waits.
+    fn install(
+        &mut self,
+        ready: Ready,
+        snapshot: (u64, u64, raftpb::ConfState),
+        effects: &mut Vec<Effect>,
+    ) {
+        let (index, term, conf_state) = snapshot;
+        assert!(
+            self.apply_jobs == 0 && index > self.applied,
+            "a snapshot of {index} while {} is applied, and {} batches under way",
+            self.applied,
+            self.apply_jobs
+        );
+        self.apply_backlog.clear();
+        let job = LogJob {
+            number: ready.number,
+            hard_state: ready.hard_state,
+            must_sync: true,
+            restart: Some(Box::new(Marker {
+                index,
+                term,
+                conf_state,
+                restart: true,
+            })),
+            messages: ready.messages_durable,
+            ..LogJob::default()
+        };
+        self.installing = Some(Installing {
+            position: (index, term),
+            number: ready.number,
+            job: Some(job),
+        });
+        effects.push(Effect::InstallSnapshot);
+    }
+
+    /// The store is in place; now the log.
+    fn installed(&mut self, installed: &Installed, effects: &mut Vec<Effect>) {
+        let view = &installed.view;
+        let installing = self
+            .installing
+            .as_mut()
+            .expect("an installation is under way");
+        assert_eq!(
+            installing.position,
+            view.applied(),
+            "another snapshot was installed than raft has taken"
+        );
+        let (of_raft, of_state) = (self.core.conf_state(), view.members().conf_state());
+        if of_raft != of_state {
+            let message = format!(
+                "the snapshot of entry {} has the members {of_state:?}, but was announced with {of_raft:?}; this member no longer \
+                 agrees with its cluster. Remove it and add it again.",
+                installing.position.0
+            );
+            return self.stop(Fault::new(FaultKind::Corrupted, message), effects);
+        }
+        let job = installing.job.take().expect("an installation ends once");
+        self.persist_jobs.push_back(job.number);
+        effects.push(Effect::Persist(job));
+        self.revision = view.revision();
+        if !planted!(SnapshotForgetsLeases) {
+            self.duties.restore(view);
+        }
+    }
+
+    /// The log begins behind the snapshot, durably: raft goes on.
+    fn finish_install(&mut self, number: u64) {
+        let done = self
+            .installing
+            .take_if(|installing| installing.job.is_none() && installing.number <= number);
+        let Some(Installing {
+            position: (index, term),
+            ..
+        }) = done
+        else {
+            return;
+        };
+        self.core.applied(index, term);
+        self.applied = index;
+        self.checkpoint.index = index;
+        self.checkpoint.bytes = 0;
     }
 
     fn batch_applied(&mut self, now: Now, done: ApplyDone, effects: &mut Vec<Effect>) {
@@ -418,7 +559,7 @@ impl Replica {
             }
             self.duties.observe(now, fact);
         }
-        self.core.applied(done.index);
+        self.core.applied(done.index, done.term);
         // The last configuration entry of a new member's own log may just have made it the only voter.
         let standing = self.core.standing();
         if standing.is_sole_voter && standing.leader == 0 {
@@ -433,7 +574,7 @@ impl Replica {
             .cut_log(keep_from, marker.index, self.config.log_keep_bytes);
         let release = self.core.first_index().saturating_sub(1).min(marker.index);
         effects.push(Effect::Persist(LogJob {
-            release: Some((marker, release)),
+            release: Some(Box::new((marker, release))),
             ..LogJob::default()
         }));
     }
@@ -443,7 +584,7 @@ impl Replica {
         let elapsed = now.monotonic_us.saturating_sub(clock.started_us);
         let due = elapsed >= self.config.checkpoint_every_us
             || clock.bytes >= self.config.checkpoint_bytes;
-        if clock.running || clock.index == self.applied || !due {
+        if clock.running || clock.index == self.applied || !due || self.installing.is_some() {
             return;
         }
         *clock = CheckpointClock {
@@ -483,12 +624,18 @@ impl Replica {
 
     /// Lets raft turn what came in into work, and passes everything on that has become possible.
     fn drive(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.installing.is_some() {
+            return self.report_status(effects);
+        }
+        self.offer_snapshot(effects);
         self.follow_leadership(now, effects);
         if self.reads.wants_round(now) {
             let context = self.reads.start_round(now, self.ids.next());
             self.core.read_index(context);
         }
-        while let Some(ready) = self.core.ready() {
+        while self.installing.is_none()
+            && let Some(ready) = self.core.ready()
+        {
             self.perform(ready, effects);
         }
         self.follow_leadership(now, effects);
@@ -497,19 +644,22 @@ impl Replica {
         self.report_status(effects);
     }
 
-    fn perform(&mut self, ready: Ready, effects: &mut Vec<Effect>) {
-        for message in ready.messages {
-            effects.push(Effect::Send(MemberId(message.to()), Box::new(message)));
+    fn perform(&mut self, mut ready: Ready, effects: &mut Vec<Effect>) {
+        for message in std::mem::take(&mut ready.messages) {
+            effects.push(send(message));
         }
-        for (context, index) in ready.reads {
+        for (context, index) in std::mem::take(&mut ready.reads) {
             self.reads.confirm(&context, index);
+        }
+        if let Some(snapshot) = ready.snapshot.take() {
+            return self.install(ready, snapshot, effects);
         }
         self.apply_backlog.extend(ready.committed);
         let nothing_to_write = ready.entries.is_empty() && ready.hard_state.is_none();
         if nothing_to_write && self.persist_jobs.is_empty() {
             self.core.persisted(ready.number);
             for message in ready.messages_durable {
-                effects.push(Effect::Send(MemberId(message.to()), Box::new(message)));
+                effects.push(send(message));
             }
             return;
         }
@@ -523,11 +673,11 @@ impl Replica {
             entries: ready.entries,
             hard_state: ready.hard_state,
             must_sync: ready.must_sync,
-            release: None,
             messages,
+            ..LogJob::default()
         }));
         for message in early {
-            effects.push(Effect::Send(MemberId(message.to()), Box::new(message)));
+            effects.push(send(message));
         }
         if planted!(AnswerBeforeSync) {
             self.core.persisted(ready.number);
@@ -631,6 +781,14 @@ impl Replica {
         self.stopped = true;
         effects.push(Effect::Stop(fault));
     }
+}
+
+fn send(message: raftpb::Message) -> Effect {
+    let to = MemberId(message.to());
+    if message.r#type() == raftpb::MessageType::MsgSnap {
+        return Effect::SendSnapshot(to, Box::new(message));
+    }
+    Effect::Send(to, Box::new(message))
 }
 
 /// The id by which the proposer of an entry recognises it, read without decoding the request itself.

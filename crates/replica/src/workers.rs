@@ -7,6 +7,9 @@ mod apply;
 mod log;
 mod store;
 
-pub use apply::{Answer, ApplyDone, ApplyJob, ApplyOutput, ApplyWorker, Maintained, Published};
+pub use apply::{
+    Answer, ApplyDone, ApplyJob, ApplyOutput, ApplyWorker, Installed, Maintained, Published,
+    Replaced, Stored,
+};
 pub use log::{LogDone, LogJob, LogWorker};
 pub use store::{StoreDone, StoreError, StoreJob, StoreWorker};

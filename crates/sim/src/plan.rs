@@ -111,6 +111,12 @@ pub struct Plan {
     pub bursts: bool,
     /// Calls for which a client goes to another member, per thousand.
     pub moves: u64,
+    /// Log entries kept behind a checkpoint for members that were away.
+    pub log_keep_entries: u64,
+    /// The same in bytes, which wins. With few, whoever was away needs a snapshot.
+    pub log_keep_bytes: u64,
+    /// Rows that travel in one slice of a snapshot.
+    pub snapshot_bytes: usize,
 }
 
 /// Length of a tick by a true clock.
@@ -182,6 +188,9 @@ impl Plan {
             message_bytes: *dice.pick(&[300, 4_000, 2 << 20]),
             bursts: dice.chance(500),
             moves: *dice.pick(&[100, 500]),
+            log_keep_entries: *dice.pick(&[0, 5, 100, 1 << 20]),
+            log_keep_bytes: *dice.pick(&[500, 2_000, 10_000, 1 << 30]),
+            snapshot_bytes: *dice.pick(&[100, 1_000, 10_000, 1 << 20]),
         };
         plan.faults.bit_rot = on(dice, 200);
         plan

@@ -72,6 +72,9 @@ mod hunt {
             | Defect::ReadBeforeItIsApplied => &["stale read"],
             Defect::KeepAliveUnconfirmed => &["dead lease"],
             Defect::OldLeaderRevokesLeases | Defect::LeaseClocksRunOn => &["lease over early"],
+            Defect::SnapshotSkipsEvents => &["watch: reliable", "watch: atomic"],
+            Defect::SnapshotForgetsLeases => &["lost lease", "does not come to rest"],
+            Defect::InstallLeftHalfDone => &["but the store has applied"],
         }
     }
 

@@ -61,11 +61,18 @@ pub enum Defect {
     OldLeaderRevokesLeases,
     /// A member that leads again goes on with the clocks of its last time as a leader (#12528).
     LeaseClocksRunOn,
+    /// Watchers that had everything go on behind an installed snapshot, without what lies between (#15271).
+    SnapshotSkipsEvents,
+    /// The clocks of leases stay as they were before a snapshot was installed (what is restored at a start has to be restored here as
+    /// well; #14571 is the same with users).
+    SnapshotForgetsLeases,
+    /// A start does not notice that the last life put a snapshot in place in the store, and not yet in the log.
+    InstallLeftHalfDone,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Defect; 24] = {
+    pub const ALL: [Defect; 27] = {
         use Defect::*;
         [
             AnswerBeforeSync,
@@ -92,6 +99,9 @@ impl Defect {
             KeepAliveUnconfirmed,
             OldLeaderRevokesLeases,
             LeaseClocksRunOn,
+            SnapshotSkipsEvents,
+            SnapshotForgetsLeases,
+            InstallLeftHalfDone,
         ]
     };
 }

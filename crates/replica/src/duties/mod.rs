@@ -13,7 +13,7 @@ use proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, InternalRaftRequest, LeaseRevokeRequest,
 };
 use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
-use state::Fact;
+use state::{Fact, ReadView};
 use storage::planted;
 
 pub use compactor::AutoCompaction;
@@ -61,23 +61,33 @@ pub struct Duties {
 }
 
 impl Duties {
-    /// `published` tells whether the replicated state already has this member's name and addresses as configured.
-    pub fn new(config: Config, cluster_version_known: bool, published: bool) -> Self {
+    /// The duties of a member whose state is empty.
+    pub fn new(config: Config) -> Self {
         Duties {
             is_leader: false,
             leases: Leases::new(config.election_us),
             compactor: Compactor::new(config.auto_compaction),
-            cluster_version_known,
-            published,
+            cluster_version_known: false,
+            published: false,
             no_space_to_report: false,
             asked_us: None,
             config,
         }
     }
 
-    /// A lease that the state already had when this member started.
-    pub fn lease_known(&mut self, id: i64, ttl_s: i64, remaining_s: i64) {
-        self.leases.known(id, ttl_s, remaining_s);
+    /// Begins anew with a state that was not reached entry by entry: at a start, and when a snapshot was installed, which never
+    /// happens to a leader.
+    pub fn restore(&mut self, view: &ReadView) {
+        assert!(!self.is_leader, "a leader's state follows its own log");
+        self.leases = Leases::new(self.config.election_us);
+        for (id, lease) in view.leases().all() {
+            self.leases.known(id, lease.ttl_s, lease.remaining_s);
+        }
+        self.cluster_version_known = view.cluster_version().version.is_some();
+        let config = &self.config;
+        self.published = view.members().get(config.member.0).is_some_and(|member| {
+            member.name == config.name && member.client_urls == config.client_urls
+        });
     }
 
     /// Takes note of what has become true.

@@ -1,6 +1,7 @@
 //! The apply worker: owns the replicated state, applies in order, publishes once per batch.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use proto::raftpb;
@@ -9,6 +10,7 @@ use storage::fault::Fault;
 use storage::wal::Marker;
 
 use crate::Ticket;
+use crate::snapshots::{Incoming, Received};
 use crate::workers::{StoreDone, StoreJob};
 
 /// Committed entries in log order, each with the call that waits for it here, if any.
@@ -57,10 +59,42 @@ pub struct ApplyOutput {
     pub done: ApplyDone,
 }
 
+/// A received snapshot has become the state: what the replica learns of it.
+pub struct Installed {
+    /// The state.
+    pub view: ReadView,
+}
+
+impl fmt::Debug for Installed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Installed({:?})", self.view.applied())
+    }
+}
+
+/// What follows from a state that has been replaced, in the order of [`ApplyOutput`].
+pub struct Replaced {
+    /// Further ahead than any events told.
+    pub published: Published,
+    /// Calls that waited for a physical compaction; the new state has only what is left of it.
+    pub answers: Vec<Answer>,
+    pub done: Installed,
+}
+
+/// What a job of the store worker came to.
+pub enum Stored {
+    /// For the replica, as [`crate::Input::Checkpointed`].
+    Checkpoint(Marker),
+    /// Files have changed, or not; nothing follows.
+    Rewrite,
+    /// The state is another one.
+    Replaced(Box<Replaced>),
+}
+
 /// Owner of the replicated state.
 pub struct ApplyWorker {
     state: State,
     store_busy: bool,
+    is_replacing: bool,
     /// What the checkpoint under way stands for.
     marker: Option<Marker>,
     is_hashing: bool,
@@ -83,6 +117,7 @@ impl ApplyWorker {
         ApplyWorker {
             state,
             store_busy: false,
+            is_replacing: false,
             marker: None,
             is_hashing: false,
             physical: VecDeque::new(),
@@ -169,22 +204,61 @@ impl ApplyWorker {
         Some(StoreJob::Checkpoint(self.state.checkpoint()))
     }
 
-    /// Takes back a job that has ended. For a checkpoint, the marker goes to the replica as
-    /// [`crate::Input::Checkpointed`].
-    pub fn stored(&mut self, done: StoreDone) -> Option<Marker> {
+    /// Begins to receive the snapshot that `message` announces. `None` while another takes the place of the state; whoever has one
+    /// that is received and neither installed nor dropped does not ask.
+    ///
+    /// # Errors
+    /// A fault, if the directory cannot be used: this member must stop.
+    pub fn receive(&self, message: raftpb::Message) -> Result<Option<Incoming>, Fault> {
+        if self.is_replacing {
+            return Ok(None);
+        }
+        Incoming::begin(message, &self.state).map(Some)
+    }
+
+    /// Work for the store worker that puts a received snapshot in the place of the state; `None`, and the snapshot stays where
+    /// it is, while other work is under way. Nothing may be given to [`ApplyWorker::apply`] before it has come back.
+    pub fn install(&mut self, received: &mut Option<Received>) -> Option<StoreJob> {
+        if self.store_busy {
+            return None;
+        }
+        let received = received.take()?;
+        (self.store_busy, self.is_replacing) = (true, true);
+        Some(StoreJob::Replace(Box::new(received)))
+    }
+
+    /// Takes back a job that has ended.
+    pub fn stored(&mut self, done: StoreDone) -> Stored {
         self.store_busy = false;
         match done {
             StoreDone::Checkpoint(done) => {
                 self.state.checkpointed(done);
-                self.marker.take()
+                let marker = self.marker.take();
+                Stored::Checkpoint(marker.expect("a checkpoint was begun with a marker"))
             }
             StoreDone::Rewrite(done) => {
                 self.state.rewritten(done);
-                None
+                Stored::Rewrite
             }
             StoreDone::RewriteAbandoned(_) => {
                 self.state.rewrite_abandoned();
-                None
+                Stored::Rewrite
+            }
+            StoreDone::Replaced(received, done) => {
+                self.is_replacing = false;
+                let before = self.state.applied().0;
+                self.state = received.state;
+                self.state.checkpointed(done);
+                let after = self.state.applied().0;
+                assert!(after > before, "a snapshot of {after} replaced {before}");
+                let published = self.published();
+                Stored::Replaced(Box::new(Replaced {
+                    answers: self.physical.drain(..).map(|(_, answer)| answer).collect(),
+                    done: Installed {
+                        view: published.view.clone(),
+                    },
+                    published,
+                }))
             }
         }
     }

@@ -14,7 +14,9 @@ pub struct LogJob {
     /// False when nothing in the job has to survive a crash (a commit index alone).
     pub must_sync: bool,
     /// A checkpoint is durable, and entries up to the given index are not wanted any more.
-    pub release: Option<(Marker, u64)>,
+    pub release: Option<Box<(Marker, u64)>>,
+    /// A received snapshot is in place: the log begins again behind it. Such a job has no entries.
+    pub restart: Option<Box<Marker>>,
     /// Messages that may leave once the job is durable, and not before.
     pub messages: Vec<raftpb::Message>,
 }
@@ -38,7 +40,9 @@ pub struct LogWorker {
     held: Vec<LogJob>,
     /// The newest checkpoint that the log has not been cut to, because its marker found no room or its entry is still to be
     /// written.
-    release: Option<(Marker, u64)>,
+    release: Option<Box<(Marker, u64)>>,
+    /// What is durable of the jobs given together with those that are held.
+    done: LogDone,
 }
 
 impl LogWorker {
@@ -48,6 +52,7 @@ impl LogWorker {
             commit: None,
             held: Vec::new(),
             release: None,
+            done: LogDone::default(),
         }
     }
 
@@ -74,10 +79,55 @@ impl LogWorker {
     /// Segments that a checkpoint has made superfluous are room for what waits, so they are given back before the disk is
     /// called full; else a member could hold a durable checkpoint and a full log for ever.
     pub fn retry(&mut self) -> Result<Option<LogDone>, Fault> {
-        let merged = Merged::of(&self.held, self.commit.take());
+        while !self.held.is_empty() {
+            // A restart stands alone: what was to be written before is not to be merged with what comes after.
+            let restart = self.held.iter().position(|job| job.restart.is_some());
+            let written = match restart {
+                Some(0) => self.restart()?,
+                Some(at) => self.write_first(at)?,
+                None => self.write_first(self.held.len())?,
+            };
+            if !written {
+                return Ok(None);
+            }
+        }
+        Ok(Some(std::mem::take(&mut self.done)))
+    }
+
+    /// Lets the log begin again, as the first job says. False if the disk is full.
+    fn restart(&mut self) -> Result<bool, Fault> {
+        let job = &self.held[0];
+        assert!(job.entries.is_empty(), "a restart has no entries");
+        let marker = job.restart.as_deref();
+        let index = marker.map_or(0, |marker| marker.index);
+        let batch = Batch {
+            hard_state: job.hard_state.as_ref(),
+            marker,
+            sync: true,
+            ..Batch::default()
+        };
+        let mut written = self.wal.append(&batch);
+        if self.is_full(&written) && self.give_back()? > 0 {
+            written = self.wal.append(&batch);
+        }
+        if self.is_full(&written) {
+            return Ok(false);
+        }
+        written?;
+        self.wal.release(index)?;
+        // What is known from before says less than the marker: a commit index, and a checkpoint that the log was not cut to.
+        self.commit = None;
+        self.release = None;
+        self.take_done(1)?;
+        Ok(true)
+    }
+
+    /// Writes the first `count` jobs with one write and one sync. False if the disk is full.
+    fn write_first(&mut self, count: usize) -> Result<bool, Fault> {
+        let merged = Merged::of(&self.held[..count], self.commit.take());
         let mut written = self.write(&merged);
         if self.is_full(&written) {
-            for job in &mut self.held {
+            for job in &mut self.held[..count] {
                 self.release = job.release.take().or(self.release.take());
             }
             if self.give_back()? > 0 {
@@ -86,40 +136,45 @@ impl LogWorker {
         }
         if self.is_full(&written) {
             self.commit = merged.hard_state;
-            return Ok(None);
+            return Ok(false);
         }
         written?;
         if !merged.is_written() {
             self.commit = merged.hard_state;
         }
-        let mut done = LogDone::default();
-        for job in std::mem::take(&mut self.held) {
-            done.number = done.number.max(job.number);
-            done.messages.extend(job.messages);
+        self.take_done(count)?;
+        Ok(true)
+    }
+
+    /// The first `count` jobs are durable.
+    fn take_done(&mut self, count: usize) -> Result<(), Fault> {
+        for job in self.held.drain(..count) {
+            self.done.number = self.done.number.max(job.number);
+            self.done.messages.extend(job.messages);
             self.release = job.release.or(self.release.take());
         }
         self.give_back()?;
-        Ok(Some(done))
+        Ok(())
     }
 
     /// Cuts the log to the newest checkpoint, if it can, and says how many segments that gave back. Without room for the
     /// marker it is tried again with the next jobs: nobody waits for it.
     fn give_back(&mut self) -> Result<usize, Fault> {
         let last = self.wal.last_index();
-        let Some((marker, index)) = self.release.take_if(|(marker, _)| marker.index <= last) else {
+        let Some(release) = self.release.take_if(|release| release.0.index <= last) else {
             return Ok(0);
         };
         let batch = Batch {
-            marker: Some(&marker),
+            marker: Some(&release.0),
             sync: true,
             ..Batch::default()
         };
         let marked = self.wal.append(&batch);
         if self.is_full(&marked) {
-            self.release = Some((marker, index));
+            self.release = Some(release);
             return Ok(0);
         }
-        marked.and_then(|()| self.wal.release(index))
+        marked.and_then(|()| self.wal.release(release.1))
     }
 
     /// Whether it failed for want of room alone, with the log as it was.
@@ -251,7 +306,7 @@ mod tests {
             ..Marker::default()
         };
         LogJob {
-            release: Some((marker, index)),
+            release: Some(Box::new((marker, index))),
             ..LogJob::default()
         }
     }

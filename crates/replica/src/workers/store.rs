@@ -5,12 +5,16 @@ use storage::checkpoint::{CheckpointDone, CheckpointJob};
 use storage::fault::{Fault, FaultKind};
 use storage::segments::{RewriteJob, Rewritten};
 
+use crate::snapshots::Received;
+
 /// One piece of background writing. It owns all it needs; the state may go on changing.
 pub enum StoreJob {
     /// Make everything that was applied when the job was made durable.
     Checkpoint(CheckpointJob),
     /// Copy what lives of a mostly dead segment.
     Rewrite(RewriteJob),
+    /// Let a received snapshot take the place of the store.
+    Replace(Box<Received>),
 }
 
 /// A job that has ended, for [`super::ApplyWorker::stored`].
@@ -19,6 +23,8 @@ pub enum StoreDone {
     Rewrite(Rewritten),
     /// There was no room for the copy; the segment stays as it is.
     RewriteAbandoned(Fault),
+    /// The store is the received one.
+    Replaced(Box<Received>, CheckpointDone),
 }
 
 /// Why a job has not ended.
@@ -47,6 +53,14 @@ impl StoreWorker {
                 Ok(done) => Ok(StoreDone::Checkpoint(done)),
                 Err(fault) if fault.kind() == FaultKind::NoSpace => Err(StoreError::NoSpace(
                     Box::new(StoreJob::Checkpoint(checkpoint)),
+                    fault,
+                )),
+                Err(fault) => Err(StoreError::Fault(fault)),
+            },
+            StoreJob::Replace(received) => match received.job.run(&mut self.catalog) {
+                Ok(done) => Ok(StoreDone::Replaced(received, done)),
+                Err(fault) if fault.kind() == FaultKind::NoSpace => Err(StoreError::NoSpace(
+                    Box::new(StoreJob::Replace(received)),
                     fault,
                 )),
                 Err(fault) => Err(StoreError::Fault(fault)),

@@ -8,7 +8,9 @@ use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 use replica::watch;
-use replica::workers::{Answer, ApplyDone, ApplyJob, ApplyWorker, Published, StoreDone, StoreJob};
+use replica::workers::{
+    Answer, ApplyDone, ApplyJob, ApplyWorker, Published, StoreDone, StoreJob, Stored,
+};
 use replica::{Input, Reply};
 use state::{HashDone, HashJob, ReadView};
 use storage::fault::Fault;
@@ -209,7 +211,7 @@ impl Applier {
             ApplyInput::Checkpoint => self.todo.checkpoint_wanted = true,
             ApplyInput::Stored(done) => {
                 self.todo.is_storing = false;
-                if let Some(marker) = self.apply.stored(done) {
+                if let Stored::Checkpoint(marker) = self.apply.stored(done) {
                     self.replica.report(Input::Checkpointed(marker));
                     if std::mem::take(&mut self.todo.defragmentation.is_rewritten) {
                         for done in self.todo.defragmentation.waiting.drain(..) {

@@ -168,6 +168,12 @@ impl Decider {
                 Effect::Send(peer, _) => {
                     tracing::debug!(peer = format!("{:x}", peer.0), "no way to this peer")
                 }
+                Effect::SendSnapshot(to, _) => {
+                    applied.push(Input::SnapshotSent { to, is_sent: false })
+                }
+                Effect::InstallSnapshot | Effect::DropSnapshot => {
+                    unreachable!("nobody sends snapshots to a single member")
+                }
                 Effect::Stop(fault) => self.alarm.raise(fault),
             }
         }

@@ -193,12 +193,15 @@ fn tell(seed: u64, run: &Run, began: Instant) {
         .map(|(kind, count)| format!("{count} {kind}"))
         .collect();
     println!(
-        "seed {seed}: trace {:016x}, {seconds:.0} simulated seconds ({:.0} per second), {} calls, {} watches, {} revisions; {}",
+        "seed {seed}: trace {:016x}, {seconds:.0} simulated seconds ({:.0} per second), {} calls, {} watches, {} revisions, \
+         {} snapshots sent, {} installed; {}",
         run.trace_hash,
         seconds / began.elapsed().as_secs_f64(),
         run.history.ops.len(),
         run.history.watches.len(),
         run.history.log.len(),
+        run.snapshots.0,
+        run.snapshots.1,
         if faults.is_empty() {
             "no faults".to_owned()
         } else {

@@ -106,6 +106,21 @@ impl Ledger {
         Ok(())
     }
 
+    /// A member's state has been replaced by one that includes everything up to this entry.
+    pub fn installed(&mut self, member: usize, index: u64, revision: i64) -> Result<(), String> {
+        let (id, last, revision_last) = (member + 1, self.index_last(), self.revision_last());
+        let progress = self.members.entry(member).or_default();
+        if index <= progress.applied || index > last || revision > revision_last {
+            return Err(format!(
+                "member {id} installed a snapshot of entry {index} and revision {revision} after entry {}; the last known are {last} \
+                 and {revision_last}",
+                progress.applied
+            ));
+        }
+        progress.applied = index;
+        Ok(())
+    }
+
     fn entry(&mut self, member: usize, entry: &raftpb::Entry) -> Result<(), String> {
         let (id, index) = (member + 1, entry.index());
         let progress = self.members.entry(member).or_default();

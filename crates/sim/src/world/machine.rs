@@ -11,9 +11,11 @@ use proto::raftpb;
 use replica::boot::{self, Booted, Params};
 use replica::duties::{self, AutoCompaction};
 use replica::ids::RequestIds;
+use replica::snapshots::{Incoming, Received};
 use replica::watch::{self, Hub};
 use replica::workers::{
-    ApplyJob, ApplyWorker, LogDone, LogJob, LogWorker, StoreError, StoreJob, StoreWorker,
+    ApplyJob, ApplyWorker, LogDone, LogJob, LogWorker, Replaced, StoreError, StoreJob, StoreWorker,
+    Stored,
 };
 use replica::{Config, Effect, Input, MemberId, Now, Replica, Reply, Status, Ticket};
 use state::membership::Member;
@@ -26,9 +28,6 @@ use storage::wal::{self, Identity, SpareJob};
 
 use super::{Event, Mend, Moment, World};
 use crate::plan::{ELECTION_TICKS, TICK_US};
-
-/// Log entries that members keep for those that were away. There is no one to send a snapshot to in these worlds.
-const LOG_KEEP_ENTRIES: u64 = 1 << 20;
 
 /// A computer: what outlives a member's process.
 pub(super) struct Machine {
@@ -90,6 +89,11 @@ pub(super) struct Life {
     pub apply_running: bool,
     pub store_running: Option<StoreJob>,
     pub checkpoint_wanted: bool,
+    /// A snapshot that is arriving, with the number of its stream.
+    pub incoming: Option<(u64, Incoming)>,
+    /// One that has arrived.
+    pub received: Option<Received>,
+    pub install_wanted: bool,
     pub maintain_scheduled: bool,
     pub hash_running: Option<HashJob>,
     pub hub_inbox: VecDeque<watch::Input<ReadView>>,
@@ -215,6 +219,9 @@ impl World {
             apply_running: false,
             store_running: None,
             checkpoint_wanted: false,
+            incoming: None,
+            received: None,
+            install_wanted: false,
             maintain_scheduled: false,
             hash_running: None,
             hub_inbox: VecDeque::new(),
@@ -257,8 +264,8 @@ impl World {
                 tick_us: TICK_US,
                 pre_vote: plan.pre_vote,
                 request_timeout_us: 7_000_000,
-                log_keep_entries: LOG_KEEP_ENTRIES,
-                log_keep_bytes: 1 << 30,
+                log_keep_entries: plan.log_keep_entries,
+                log_keep_bytes: plan.log_keep_bytes,
                 checkpoint_every_us: plan.checkpoint_every_us,
                 checkpoint_bytes: 1 << 20,
                 duties: duties::Config {
@@ -410,6 +417,12 @@ impl World {
                 self.life(member).checkpoint_wanted = true;
                 self.start_storing(member);
             }
+            Effect::SendSnapshot(_, message) => self.send_snapshot(member, *message),
+            Effect::InstallSnapshot => {
+                self.life(member).install_wanted = true;
+                self.start_storing(member);
+            }
+            Effect::DropSnapshot => self.drop_snapshot(member),
             Effect::Stop(fault) => self.stopped(member, &fault),
         }
     }
@@ -646,7 +659,9 @@ impl World {
         if life.store_running.is_some() {
             return;
         }
-        let job = if std::mem::take(&mut life.checkpoint_wanted) {
+        let job = if std::mem::take(&mut life.install_wanted) {
+            life.apply.install(&mut life.received)
+        } else if std::mem::take(&mut life.checkpoint_wanted) {
             life.apply.checkpoint()
         } else {
             life.apply.rewrite(0.5)
@@ -663,18 +678,15 @@ impl World {
         let Some(job) = life.store_running.take() else {
             return;
         };
-        let is_checkpoint = matches!(job, StoreJob::Checkpoint(_));
         match life.store.run(job) {
             Ok(done) => {
-                let marker = life.apply.stored(done);
-                self.note(
-                    member,
-                    "stored",
-                    u64::from(is_checkpoint),
-                    marker.as_ref().map_or(0, |m| m.index),
-                );
-                if let Some(marker) = marker {
-                    self.input(member, Input::Checkpointed(marker));
+                match life.apply.stored(done) {
+                    Stored::Checkpoint(marker) => {
+                        self.note(member, "stored", 1, marker.index);
+                        self.input(member, Input::Checkpointed(marker));
+                    }
+                    Stored::Rewrite => self.note(member, "stored", 0, 0),
+                    Stored::Replaced(replaced) => self.replaced(member, *replaced),
                 }
                 self.start_storing(member);
             }
@@ -688,5 +700,34 @@ impl World {
                 self.stopped(member, &fault);
             }
         }
+    }
+
+    /// A snapshot has become the state.
+    fn replaced(&mut self, member: usize, replaced: Replaced) {
+        let Replaced {
+            published,
+            answers,
+            done,
+        } = replaced;
+        let view = published.view.clone();
+        let (index, revision) = (view.applied().0, view.revision());
+        self.life(member).view = view;
+        self.snapshots.installed += 1;
+        self.note(member, "installed", index, revision as u64);
+        if let Err(why) = self.ledger.installed(member, index, revision) {
+            return self.fail(why);
+        }
+        self.hub_input(
+            member,
+            watch::Input::Published {
+                view: published.view,
+                events: published.events,
+            },
+        );
+        for answer in answers {
+            self.answered(member, answer.ticket, Ok(Reply::Applied(answer.applied)));
+        }
+        self.input(member, Input::Installed(done));
+        self.wants_maintenance(member);
     }
 }

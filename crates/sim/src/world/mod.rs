@@ -11,6 +11,7 @@
 //! | `edge` | what a member's server part does with a call |
 //! | `clients` | who calls, what, and what is noted of it |
 //! | `watchers` | clients that watch, slowly or not, and resume |
+//! | `snapshots` | members that fell behind, and what is sent to them |
 //! | `faults`, `rot` | what goes wrong, and when |
 //! | `ledger` | what must hold at every step |
 //! | `ending` | the liveness phase, and the comparison at the end |
@@ -22,6 +23,7 @@ mod faults;
 mod ledger;
 mod machine;
 mod rot;
+mod snapshots;
 mod watchers;
 
 use std::cmp::Ordering;
@@ -39,6 +41,7 @@ use clients::{Client, Workload};
 use faults::Links;
 use ledger::Ledger;
 use machine::Machine;
+use snapshots::{Slice, Streams};
 use watchers::Watching;
 
 /// What may happen.
@@ -48,6 +51,12 @@ enum Event {
     Life(usize, u64, Moment),
     /// A message between members arrives, encoded.
     Deliver(usize, Vec<u8>),
+    /// A part of a snapshot arrives.
+    SnapshotSlice { stream: u64, slice: Slice },
+    /// The sender of a snapshot learns whether its last slice was taken.
+    SnapshotAnswer { stream: u64, is_taken: bool },
+    /// The sender of a snapshot has waited long enough for an answer to this slice.
+    SnapshotLate { stream: u64, step: u64 },
     /// A call arrives at a member.
     Call { member: usize, op: usize },
     /// The answer arrives at the client.
@@ -129,6 +138,7 @@ struct DiceBox {
     workload: Dice,
     watch: Dice,
     faults: Dice,
+    snapshots: Dice,
 }
 
 /// The simulated world.
@@ -143,6 +153,7 @@ pub struct World {
     workload: Workload,
     clients: Vec<Client>,
     watching: Watching,
+    snapshots: Streams,
     ledger: Ledger,
     history: History,
     trace: Trace,
@@ -167,6 +178,8 @@ pub struct Run {
     pub history: History,
     /// Faults that happened, by kind.
     pub faults: Vec<(&'static str, u64)>,
+    /// Snapshots that were sent whole, and those that replaced a store.
+    pub snapshots: (u64, u64),
     /// What went wrong, if anything.
     pub failure: Option<String>,
     /// The last steps, as text.
@@ -196,6 +209,7 @@ pub fn run(options: &Options) -> Run {
         simulated_us: world.now_us,
         history,
         faults: world.links.counts(),
+        snapshots: (world.snapshots.sent, world.snapshots.installed),
         failure: world.failure,
         tail: world.trace.to_string(),
     }
@@ -215,6 +229,7 @@ impl World {
                 workload: Dice::new(seed, 4),
                 watch: Dice::new(seed, 5),
                 faults: Dice::new(seed, 6),
+                snapshots: Dice::new(seed, 7),
             },
             machines: (1..=plan.members as u64)
                 .map(|id| Machine::new(id, MemDisk::new()))
@@ -223,6 +238,7 @@ impl World {
             workload: Workload::default(),
             clients: (0..plan.clients).map(|_| Client::default()).collect(),
             watching: Watching::new(plan.watchers),
+            snapshots: Streams::default(),
             ledger: Ledger::default(),
             history: History::default(),
             trace: Trace::default(),
@@ -274,6 +290,9 @@ impl World {
         match event {
             Event::Life(member, life, moment) => self.moment(member, life, moment),
             Event::Deliver(member, bytes) => self.deliver(member, bytes),
+            Event::SnapshotSlice { stream, slice } => self.snapshot_slice(stream, slice),
+            Event::SnapshotAnswer { stream, is_taken } => self.snapshot_answer(stream, is_taken),
+            Event::SnapshotLate { stream, step } => self.snapshot_late(stream, step),
             Event::Call { member, op } => self.call(member, op),
             Event::Return { op, outcome } => self.returned(op, outcome),
             Event::GiveUp { op } => self.returned(op, Outcome::Unknown),
