@@ -10,7 +10,7 @@ pub struct Options {
     pub seed: u64,
     /// Simulated length of the safety phase in seconds.
     pub seconds: u64,
-    /// Number of members; `None` lets the seed draw 1, 3 (mostly) or 5.
+    /// Number of members; `None` lets the seed draw 1, 3 (mostly), 5 or 7.
     pub members: Option<usize>,
     /// Whether faults happen.
     pub faults: bool,
@@ -117,6 +117,8 @@ pub struct Plan {
     pub log_keep_bytes: u64,
     /// Rows that travel in one slice of a snapshot.
     pub snapshot_bytes: usize,
+    /// Mean time between two requests to move the leadership, in microseconds; 0 for none.
+    pub transfer_us: u64,
 }
 
 /// Length of a tick by a true clock.
@@ -191,8 +193,13 @@ impl Plan {
             log_keep_entries: *dice.pick(&[0, 5, 100, 1 << 20]),
             log_keep_bytes: *dice.pick(&[500, 2_000, 10_000, 1 << 30]),
             snapshot_bytes: *dice.pick(&[100, 1_000, 10_000, 1 << 20]),
+            transfer_us: *dice.pick(&[0, 0, 3_000_000, 20_000_000]),
         };
         plan.faults.bit_rot = on(dice, 200);
+        // Drawn last, so that what was drawn before stays as it was for the seeds that are known.
+        if members == 5 && options.members.is_none() && dice.chance(300) {
+            plan.members = 7;
+        }
         plan
     }
 }

@@ -10,6 +10,9 @@ use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use proto::etcdserverpb::request_op::Request as InTxn;
 
+use replica::{Input, MemberId, Request as Ask, Ticket};
+
+use super::machine::Life;
 use super::{Event, World};
 use crate::checker::history::{Op, Outcome, Request};
 
@@ -130,6 +133,35 @@ impl World {
         let delay = self.dice.network.delay(20, 300);
         self.schedule(delay, Event::Call { member, op });
         self.schedule(PATIENCE_US, Event::GiveUp { op });
+    }
+
+    pub(super) fn schedule_transfer(&mut self) {
+        let mean = self.plan.transfer_us;
+        if mean > 0 && self.plan.members > 1 {
+            let wait = self.dice.transfers.between(mean / 4, mean * 2);
+            self.schedule(wait, Event::Transfer);
+        }
+    }
+
+    /// Somebody asks the leader to hand over to any other member, however far behind or dead it is.
+    pub(super) fn transfer(&mut self) {
+        if !self.is_safety_phase {
+            return;
+        }
+        self.schedule_transfer();
+        let (members, now_us) = (self.machines.len() as u64, self.now_us);
+        let target = MemberId(self.dice.transfers.between(1, members));
+        let leader = self.machines.iter().position(|machine| {
+            let leads = |life: &Life| life.status.is_leader;
+            machine.paused_until_us <= now_us && machine.life.as_ref().is_some_and(leads)
+        });
+        let Some(leader) = leader else { return };
+        let life = self.life(leader);
+        life.ticket_last += 1;
+        let ticket = Ticket(life.ticket_last);
+        life.transfers.insert(ticket);
+        self.note(leader, "is asked to hand over", target.0, 0);
+        self.input(leader, Input::Client(ticket, Ask::MoveLeader { target }));
     }
 
     /// An answer, or the end of patience.

@@ -392,7 +392,7 @@ impl World {
         if again && self.machines[member].life.is_some() {
             return self.crash(member);
         }
-        let soon = self.is_safety_phase && self.plan.faults.crash && self.dice.faults.chance(100);
+        let soon = self.is_safety_phase && self.plan.faults.crash && self.dice.faults.chance(250);
         if soon && self.machines[member].life.is_some() {
             let delay = self.dice.faults.between(0, 300_000);
             self.after(member, delay, Moment::PowerCut);

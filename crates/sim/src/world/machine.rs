@@ -3,7 +3,7 @@
 //! A worker takes all jobs that wait, and does them when their time has passed. A member that dies in between leaves them undone, or
 //! (`faults`) done in part.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -101,6 +101,8 @@ pub(super) struct Life {
     pub hub_wants_turn: bool,
     pub hub_clock_scheduled: bool,
     pub tickets: BTreeMap<Ticket, usize>,
+    /// Calls that nobody's history has: to hand over the leadership.
+    pub transfers: BTreeSet<Ticket>,
     pub ticket_last: u64,
 }
 
@@ -229,6 +231,7 @@ impl World {
             hub_wants_turn: false,
             hub_clock_scheduled: false,
             tickets: BTreeMap::new(),
+            transfers: BTreeSet::new(),
             ticket_last: 0,
         });
         self.ledger.started(member, applied);

@@ -71,6 +71,8 @@ enum Event {
     WatchRead { stream: u64 },
     /// The next fault happens.
     Fault,
+    /// Somebody asks the leader to hand over.
+    Transfer,
     /// A fault ends.
     Mend(Mend),
 }
@@ -139,6 +141,7 @@ struct DiceBox {
     watch: Dice,
     faults: Dice,
     snapshots: Dice,
+    transfers: Dice,
 }
 
 /// The simulated world.
@@ -230,6 +233,7 @@ impl World {
                 watch: Dice::new(seed, 5),
                 faults: Dice::new(seed, 6),
                 snapshots: Dice::new(seed, 7),
+                transfers: Dice::new(seed, 8),
             },
             machines: (1..=plan.members as u64)
                 .map(|id| Machine::new(id, MemDisk::new()))
@@ -263,6 +267,7 @@ impl World {
             self.schedule(wait, Event::WatchNext { client });
         }
         self.schedule_fault();
+        self.schedule_transfer();
     }
 
     fn safety_phase(&mut self) {
@@ -300,6 +305,7 @@ impl World {
             Event::WatchNext { client } => self.watch_next(client),
             Event::WatchRead { stream } => self.watch_read(stream),
             Event::Fault => self.fault(),
+            Event::Transfer => self.transfer(),
             Event::Mend(mend) => self.mend(mend),
         }
     }
