@@ -49,6 +49,16 @@ pub(crate) struct Ready {
     pub snapshot: Option<(u64, u64, raftpb::ConfState)>,
 }
 
+/// A leader tells a member, with a heartbeat, only of what that member has promised to hold. This one does not hold it: its disk has
+/// lost something, or it is another, empty one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogLost {
+    /// What the leader knows this member to have had.
+    pub promised: u64,
+    /// What it has.
+    pub last: u64,
+}
+
 /// Where the core stands, for status and duties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -141,16 +151,26 @@ impl RaftCore {
     }
 
     /// Takes a message of a peer. Messages that only a member may tell itself are dropped, as are those for another member.
-    pub fn receive(&mut self, message: &raftpb::Message) {
+    ///
+    /// # Errors
+    /// [`LogLost`], and the message is not taken: with it, the library would panic (etcd does, #20269).
+    pub fn receive(&mut self, message: &raftpb::Message) -> Result<(), LogLost> {
         let Some(message) = message_in(message) else {
-            return;
+            return Ok(());
         };
         if raft::raw_node::is_local_msg(message.get_msg_type()) || message.to != self.node.raft.id {
-            return;
+            return Ok(());
+        }
+        let (raft, promised) = (&self.node.raft, message.commit);
+        let last = raft.raft_log.last_index();
+        let is_heartbeat = message.get_msg_type() == eraftpb::MessageType::MsgHeartbeat;
+        if is_heartbeat && message.term >= raft.term && promised > last {
+            return Err(LogLost { promised, last });
         }
         // Refused messages (unknown sender, stale term) are part of the protocol; there is nobody to tell.
         let _ = self.node.step(message);
         self.redraw_timeout();
+        Ok(())
     }
 
     pub fn report_unreachable(&mut self, peer: u64) {

@@ -20,7 +20,7 @@ use crate::brief;
 use crate::duties::{self, Duties};
 use crate::ids::RequestIds;
 use crate::pending::Pending;
-use crate::raft_core::{RaftCore, Ready, Standing};
+use crate::raft_core::{LogLost, RaftCore, Ready, Standing};
 use crate::reads::{Reads, Wanted};
 use crate::workers::Installed;
 use crate::workers::{ApplyDone, ApplyJob, LogJob};
@@ -227,7 +227,11 @@ impl Replica {
             Input::Peer(_) if self.installing.is_some() => {}
             // A snapshot comes with its rows, or not at all.
             Input::Peer(message) if message.r#type() == raftpb::MessageType::MsgSnap => {}
-            Input::Peer(message) => self.core.receive(&message),
+            Input::Peer(message) => {
+                if let Err(lost) = self.core.receive(&message) {
+                    self.log_is_lost(lost, effects);
+                }
+            }
             Input::PeerUnreachable(peer) => self.core.report_unreachable(peer.0),
             Input::Persisted { number } => self.persisted(number),
             Input::Applied(done) => self.batch_applied(now, done, effects),
@@ -437,7 +441,12 @@ impl Replica {
         }
         let message = self.received.take().expect("it was just seen");
         if !is_late {
-            self.core.receive(&message);
+            let taken = self.core.receive(&message);
+            assert_eq!(
+                taken,
+                Ok(()),
+                "a snapshot asks for nothing that was promised"
+            );
         }
         // Raft passes over what is stale, or from a leader of the past, or what its log has anyway.
         if !self.core.has_snapshot() {
@@ -775,6 +784,18 @@ impl Replica {
             self.status = status;
             effects.push(Effect::Status(status));
         }
+    }
+
+    /// Going on could mean to vote a second time in a term, or for somebody who lacks what this member helped to commit.
+    fn log_is_lost(&mut self, lost: LogLost, effects: &mut Vec<Effect>) {
+        let LogLost { promised, last } = lost;
+        let message = format!(
+            "this member ({:x}) has told the cluster that it holds the log up to entry {promised}, but its log ends at entry {last}: its \
+             data directory was emptied, replaced or set back. Remove the member from the cluster (member remove), empty its data \
+             directory, and add it again (member add) with --initial-cluster-state=existing.",
+            self.config.member.0
+        );
+        self.stop(Fault::new(FaultKind::Gap, message), effects);
     }
 
     fn stop(&mut self, fault: Fault, effects: &mut Vec<Effect>) {

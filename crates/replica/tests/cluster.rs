@@ -676,6 +676,23 @@ fn a_crash_anywhere_in_an_installation_leaves_one_state_or_the_other() {
     }
 }
 
+/// etcd #20269, #3504: there the leader's heartbeat is a panic.
+#[test]
+#[should_panic(expected = "but its log ends at entry 3: its data directory was emptied")]
+fn a_member_that_comes_back_with_an_empty_disk_is_told_what_to_do() {
+    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
+    let mut cluster = Cluster::new(&disks, 1);
+    let leader = cluster.elect();
+    let wiped = if leader == 3 { 2 } else { 3 };
+    cluster.put(leader, "a", "1", 0);
+    cluster.tick(3);
+    cluster.nodes.remove(&wiped);
+    cluster
+        .nodes
+        .insert(wiped, open(&MemDisk::new(), wiped, 3, 2));
+    cluster.tick(20);
+}
+
 /// Under load the apply worker takes the jobs that wait as one batch. A job that was never counted as done would leave the member
 /// busy for good.
 #[test]
