@@ -38,7 +38,8 @@ pub struct Params {
     pub permissions: Permissions,
     /// Who the member is in a new cluster. A directory that belongs to another is refused.
     pub identity: Identity,
-    /// Members of a new cluster, this one among them. Ignored when the directory holds a member already.
+    /// Members of a new cluster, this one among them; none for a member that was added to a running one, which learns of all from the
+    /// others. Ignored when the directory holds a member already.
     pub initial_members: Vec<Member>,
     pub config: Config,
     pub state: StateParams,
@@ -88,6 +89,7 @@ pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
         )?,
         None => State::create(params.state.clone(), disk, &store_dir, params.segments)?,
     };
+    refuse_removed(&params, &state)?;
     if replaces_log && !planted!(InstallLeftHalfDone) && !holds(&log, state.applied()) {
         finish_install(&mut wal, &mut log, &state)?;
     }
@@ -166,6 +168,22 @@ fn bootstrap_entry(member: Member, index: u64) -> raftpb::Entry {
         index: Some(index),
         data: Some(change.encode_to_vec().into()),
     }
+}
+
+/// A member that was removed would only be a nuisance, and under its id it may never come back.
+fn refuse_removed(params: &Params, state: &State) -> Result<(), Fault> {
+    let me = params.config.member.0;
+    if !state.view().members().removed.contains(&me) {
+        return Ok(());
+    }
+    Err(Fault::new(
+        FaultKind::Identity,
+        format!(
+            "the member has been permanently removed from the cluster (member {me:x}, data directory {}); empty the directory, then \
+             add a new member (member add) and start it with --initial-cluster-state=existing.",
+            params.layout.data_dir().display()
+        ),
+    ))
 }
 
 /// Whether the log has this entry, or begins right behind it.

@@ -12,6 +12,7 @@ pub mod boot;
 mod brief;
 pub mod duties;
 pub mod ids;
+pub mod members;
 mod pending;
 pub mod ports;
 mod raft_core;

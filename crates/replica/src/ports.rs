@@ -33,7 +33,8 @@ pub enum Request {
     /// Put `data`, an encoded `InternalRaftRequest` whose header carries `id`, into the log. Answered with
     /// [`Reply::Applied`] once this member has applied it.
     Propose { id: u64, data: Vec<u8> },
-    /// Add, remove or update a member. Answered with [`Reply::Applied`].
+    /// Add, remove, update or promote a member. Answered with [`Reply::Applied`]. The edge has asked [`crate::members::may_change`];
+    /// a promotion is for the leader alone.
     ChangeMembers { change: raftpb::ConfChange },
     /// Answered with [`Reply::ReadReady`] when the published view holds everything that was committed when the question came.
     ReadBarrier,
@@ -109,6 +110,8 @@ pub enum Effect {
     InstallSnapshot,
     /// The received snapshot is of no use; remove it.
     DropSnapshot,
+    /// This member was removed from its cluster, for ever: stop, without an error. Its data directory is of no use any more.
+    Removed,
     /// This member can't go on.
     Stop(Fault),
 }

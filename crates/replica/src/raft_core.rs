@@ -2,13 +2,14 @@
 //!
 //! Two gaps of the library are closed here. Its election timeouts come from the thread's random generator, which no seed
 //! can replay, so every draw is replaced by one of ours. Its numbers for configuration changes differ from etcd's
-//! (`AddLearnerNode` is 2 there and 3 here, `UpdateNode` is unknown there), so changes are proposed as etcd's bytes and
-//! translated when applied. Its additions to the wire (priority, snapshot requests) are never used: they collide with
+//! (`AddLearnerNode` is 2 there and 3 here, `UpdateNode` is unknown there), so changes go through it as bytes in a shell
+//! and are translated when applied. Its additions to the wire (priority, snapshot requests) are never used: they collide with
 //! fields that etcd gave another meaning.
 //!
 //! Another implementation may replace the library without touching any other module.
 
 use bytes::Bytes;
+use prost::Message as _;
 use proto::raftpb;
 use raft::eraftpb;
 use raft::{ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
@@ -138,7 +139,7 @@ impl RaftCore {
     pub fn propose_change(&mut self, data: Vec<u8>) -> bool {
         let mut entry = eraftpb::Entry::default();
         entry.set_entry_type(eraftpb::EntryType::EntryConfChange);
-        entry.data = data.into();
+        entry.data = wrap_change(data.into());
         let mut message = eraftpb::Message::default();
         message.set_msg_type(eraftpb::MessageType::MsgPropose);
         message.from = self.node.raft.id;
@@ -249,6 +250,15 @@ impl RaftCore {
         self.node.mut_store().set_applied(index, term);
     }
 
+    /// How far a member's log, and this leader's own, are known to go. `None` if this member does not lead or does not know the other.
+    pub fn matched(&self, peer: u64) -> Option<(u64, u64)> {
+        let raft = &self.node.raft;
+        let matched = |id| raft.prs().get(id).map(|progress| progress.matched);
+        (raft.state == StateRole::Leader)
+            .then(|| Some((matched(peer)?, matched(raft.id)?)))
+            .flatten()
+    }
+
     /// The configuration as raft has it.
     pub fn conf_state(&self) -> raftpb::ConfState {
         conf_state_out(&self.node.raft.prs().conf().to_conf_state())
@@ -334,6 +344,9 @@ pub(crate) fn entry_in(entry: &raftpb::Entry) -> eraftpb::Entry {
         data: entry.data.clone().unwrap_or_default(),
         ..eraftpb::Entry::default()
     };
+    if entry.r#type() == raftpb::EntryType::EntryConfChange {
+        translated.data = wrap_change(translated.data);
+    }
     translated.set_entry_type(match entry.r#type() {
         raftpb::EntryType::EntryNormal => eraftpb::EntryType::EntryNormal,
         raftpb::EntryType::EntryConfChange => eraftpb::EntryType::EntryConfChange,
@@ -348,12 +361,32 @@ fn entry_out(entry: &eraftpb::Entry) -> raftpb::Entry {
         eraftpb::EntryType::EntryConfChange => raftpb::EntryType::EntryConfChange,
         eraftpb::EntryType::EntryConfChangeV2 => raftpb::EntryType::EntryConfChangeV2,
     };
+    let data = match kind {
+        raftpb::EntryType::EntryConfChange => unwrap_change(entry.data.clone()),
+        _ => entry.data.clone(),
+    };
     raftpb::Entry {
         r#type: Some(kind as i32),
         term: Some(entry.term),
         index: Some(entry.index),
-        data: (!entry.data.is_empty()).then(|| entry.data.clone()),
+        data: (!data.is_empty()).then_some(data),
     }
+}
+
+/// The library decodes the changes that are proposed to it, with numbers of its own, and drops a proposal with one that it does not
+/// know: etcd's "add a learner" is 3, it has 0 to 2. All that it wants to see is a change, so inside it every change of the log is the
+/// context of one that says nothing. What leaves [`RaftCore`], for the disk, the state or a peer, is as etcd wrote it.
+fn wrap_change(data: Bytes) -> Bytes {
+    let shell = raftpb::ConfChange {
+        context: Some(data),
+        ..Default::default()
+    };
+    shell.encode_to_vec().into()
+}
+
+fn unwrap_change(data: Bytes) -> Bytes {
+    let shell = raftpb::ConfChange::decode(data).expect("every change in the log was wrapped");
+    shell.context.unwrap_or_default()
 }
 
 fn hard_state_out(state: &eraftpb::HardState) -> raftpb::HardState {
@@ -559,6 +592,31 @@ mod tests {
         };
         assert_eq!(draws(7), draws(7));
         assert_ne!(draws(7), draws(8));
+    }
+
+    #[test]
+    fn a_change_that_the_library_has_no_number_for_is_proposed_and_comes_out_as_it_went_in() {
+        let mut core = core(1);
+        core.campaign();
+        let elected = core.ready().expect("an election to persist");
+        core.persisted(elected.number);
+        let mut change = raftpb::ConfChange {
+            node_id: Some(9),
+            ..Default::default()
+        };
+        change.set_type(raftpb::ConfChangeType::ConfChangeAddLearnerNode);
+        while let Some(ready) = core.ready() {
+            core.persisted(ready.number);
+            ready
+                .committed
+                .iter()
+                .for_each(|entry| core.applied(entry.index(), entry.term()));
+        }
+        assert!(core.propose_change(change.encode_to_vec()));
+        let ready = core.ready().expect("the change to persist");
+        let data = ready.entries[0].data.clone().expect("a change");
+        assert_eq!(raftpb::ConfChange::decode(data), Ok(change));
+        assert_eq!(entry_out(&entry_in(&ready.entries[0])), ready.entries[0]);
     }
 
     #[test]

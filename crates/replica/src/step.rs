@@ -24,7 +24,7 @@ use crate::raft_core::{LogLost, RaftCore, Ready, Standing};
 use crate::reads::{Reads, Wanted};
 use crate::workers::Installed;
 use crate::workers::{ApplyDone, ApplyJob, LogJob};
-use crate::{Effect, Input, MemberId, Now, Reply, Request, Ticket, snapshots};
+use crate::{Effect, Input, MemberId, Now, Reply, Request, Ticket, members, snapshots};
 
 /// Knobs of one member that its deciding part needs.
 #[derive(Clone, Debug)]
@@ -82,6 +82,10 @@ const APPLY_JOB_ENTRIES_MAX: usize = 4_096;
 /// Most entries in a job that may be applied on the spot.
 const BRIEF_ENTRIES_MAX: usize = 8;
 
+/// How long a member that was removed stays, so that the others learn of it before the one that may be their leader is gone. Source:
+/// upstream `stopWithDelay`.
+const FAREWELL_US: u64 = 1_000_000;
+
 /// The deciding part of one member.
 pub struct Replica {
     config: Config,
@@ -100,6 +104,8 @@ pub struct Replica {
     revision: i64,
     /// The last index of the log when this member became leader; once applied, all earlier terms are.
     lead_from: u64,
+    /// When this member applied its own removal.
+    removed_us: Option<u64>,
     checkpoint: CheckpointClock,
     leases_expired: u64,
     /// A snapshot whose rows are on the disk and of which raft does not know yet.
@@ -169,6 +175,7 @@ impl Replica {
             applied,
             revision,
             lead_from: u64::MAX,
+            removed_us: None,
             checkpoint: CheckpointClock {
                 index: applied,
                 ..CheckpointClock::default()
@@ -250,6 +257,14 @@ impl Replica {
     }
 
     fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self
+            .removed_us
+            .is_some_and(|removed| now.monotonic_us >= removed + FAREWELL_US)
+        {
+            self.stopped = true;
+            effects.push(Effect::Removed);
+            return;
+        }
         if self.installing.is_some() {
             return self.expire(now, effects);
         }
@@ -274,6 +289,12 @@ impl Replica {
                 self.propose(id, data, Proposal::Normal, ticket, deadline_us, effects);
             }
             Request::ChangeMembers { change } => {
+                if members::is_promotion(&change)
+                    && let Err(why) = self.check_promotion(change.node_id())
+                {
+                    effects.push(Effect::Reply(ticket, Err(why)));
+                    return;
+                }
                 let id = change.id();
                 self.propose(
                     id,
@@ -294,6 +315,21 @@ impl Replica {
             Request::MoveLeader { target } => {
                 self.move_leader(ticket, target, deadline_us, effects)
             }
+        }
+    }
+
+    /// A learner that lags would be a voter that can't help to commit. Only its leader knows.
+    fn check_promotion(&self, learner: u64) -> Result<(), &'static RpcError> {
+        if !self.standing.is_leader {
+            return Err(match self.standing.leader {
+                0 => &error::NO_LEADER,
+                _ => &error::NOT_LEADER,
+            });
+        }
+        let (matched, own) = self.core.matched(learner).ok_or(&error::MEMBER_NOT_FOUND)?;
+        match members::is_ready(matched, own) {
+            true => Ok(()),
+            false => Err(&error::LEARNER_NOT_READY),
         }
     }
 
@@ -565,6 +601,9 @@ impl Replica {
                 );
                 self.stop(Fault::new(FaultKind::Corrupted, message), effects);
                 return;
+            }
+            if matches!(fact, Fact::MemberRemoved { id } if *id == self.config.member.0) {
+                self.removed_us = Some(now.monotonic_us);
             }
             self.duties.observe(now, fact);
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use prost::Message as _;
+use proto::error;
 use proto::etcdserverpb as pb;
 use proto::raftpb;
 use replica::boot::{self, Booted, Params};
@@ -13,7 +14,7 @@ use replica::ids::RequestIds;
 use replica::snapshots::{Outgoing, Received};
 use replica::workers::{ApplyWorker, LogWorker, StoreDone, StoreWorker, Stored};
 use replica::{Config, Effect, Input, MemberId, Now, Replica, Reply, Request, Ticket};
-use state::membership::Member;
+use state::membership::{ChangeContext, Member};
 use state::{ReadView, Response};
 use storage::datadir::{DataDir, Layout, Permissions};
 use storage::disk::{Disk, MemDisk};
@@ -30,6 +31,7 @@ struct Node {
     ids: Arc<RequestIds>,
     view: ReadView,
     received: Option<Received>,
+    is_removed: bool,
     _data_dir: DataDir,
     inbox: VecDeque<Input>,
     answers: BTreeMap<Ticket, Result<Reply, &'static proto::error::RpcError>>,
@@ -111,6 +113,7 @@ fn open(disk: &MemDisk, me: u64, size: u64, wall_ms: u64) -> Node {
         ids,
         view,
         received: None,
+        is_removed: false,
         _data_dir: data_dir,
         inbox: VecDeque::new(),
         answers: BTreeMap::new(),
@@ -242,6 +245,7 @@ impl Cluster {
                 let received = node.received.take().expect("dropped once");
                 received.discard().expect("the disk works");
             }
+            Effect::Removed => node.is_removed = true,
             Effect::Stop(fault) => panic!("member {id} stopped: {fault}"),
         }
     }
@@ -369,6 +373,37 @@ impl Cluster {
             .expect("accepted")
         {
             Reply::Applied(applied) => applied.outcome.expect("not rejected"),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn change(
+        &mut self,
+        asked: u64,
+        kind: raftpb::ConfChangeType,
+        id: u64,
+        is_promote: bool,
+    ) -> Result<Vec<Member>, &'static str> {
+        let member = Member {
+            id,
+            peer_urls: (!is_promote).then(|| vec![format!("http://10.0.0.{id}:2380")]),
+            is_learner: kind == raftpb::ConfChangeType::ConfChangeAddLearnerNode,
+            ..Member::default()
+        };
+        let context = ChangeContext { member, is_promote };
+        let change = raftpb::ConfChange {
+            id: Some(self.nodes[&asked].ids.next()),
+            r#type: Some(kind as i32),
+            node_id: Some(id),
+            context: Some(context.to_json().into()),
+        };
+        match self.ask(asked, Request::ChangeMembers { change }) {
+            Err(why) => Err(why.text),
+            Ok(Reply::Applied(applied)) => match applied.outcome {
+                Ok(Response::Members(members)) => Ok(members),
+                Err(rejected) => Err(rejected.0.text),
+                other => panic!("unexpected {other:?}"),
+            },
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -674,6 +709,87 @@ fn a_crash_anywhere_in_an_installation_leaves_one_state_or_the_other() {
             }
         }
     }
+}
+
+#[test]
+fn a_learner_joins_empty_catches_up_and_is_promoted_then_not_before() {
+    use raftpb::ConfChangeType::{ConfChangeAddLearnerNode as Learner, ConfChangeAddNode as Voter};
+    let (mut cluster, disks, leader) = with_one_behind();
+    let other = 3 - leader;
+    let added = cluster.change(leader, Learner, 4, false).expect("added");
+    assert_eq!(added.len(), 4);
+    let again = cluster.change(leader, Learner, 5, false);
+    assert_eq!(again, Err(error::TOO_MANY_LEARNERS.text));
+    // It lags as long as it has not started.
+    let early = cluster.change(leader, Voter, 4, true);
+    assert_eq!(early, Err(error::LEARNER_NOT_READY.text));
+    let elsewhere = cluster.change(other, Voter, 4, true);
+    assert_eq!(elsewhere, Err(error::NOT_LEADER.text));
+    let unknown = cluster.change(leader, Voter, 9, true);
+    assert_eq!(unknown, Err(error::MEMBER_NOT_FOUND.text));
+
+    let disk = MemDisk::new();
+    cluster.nodes.insert(4, open(&disk, 4, 0, 2));
+    cluster.tick(20);
+    assert_eq!(
+        cluster.nodes[&4].view.applied(),
+        cluster.nodes[&leader].view.applied()
+    );
+    assert!(cluster.nodes[&4].replica.status().is_learner);
+    let promoted = cluster.change(leader, Voter, 4, true).expect("in sync");
+    assert!(promoted.iter().all(|member| !member.is_learner));
+    let twice = cluster.change(leader, Voter, 4, true);
+    assert_eq!(twice, Err(error::MEMBER_NOT_LEARNER.text));
+    // Its vote counts: three of four are a quorum, and the third of old is still down.
+    cluster.put(leader, "k1", "four", 0);
+    cluster.nodes.remove(&4);
+    cluster.nodes.insert(4, open(&disk, 4, 0, 3));
+    cluster.tick(5);
+    cluster.nodes.insert(3, open(&disks[2], 3, 3, 2));
+    cluster.tick(20);
+    for id in 1..=4 {
+        assert_eq!(
+            cluster.get(id, "k1").as_deref(),
+            Some("four"),
+            "member {id}"
+        );
+    }
+}
+
+#[test]
+fn a_removed_member_stops_and_does_not_start_again_and_the_others_go_on() {
+    use raftpb::ConfChangeType::ConfChangeRemoveNode as Remove;
+    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
+    let mut cluster = Cluster::new(&disks, 1);
+    // The leader itself, which has to stay until the others know.
+    let leader = cluster.elect();
+    cluster.tick(12);
+    let left = cluster
+        .change(leader, Remove, leader, false)
+        .expect("removed");
+    assert_eq!(left.len(), 2);
+    cluster.tick(5);
+    assert!(!cluster.nodes[&leader].is_removed, "not at once");
+    cluster.tick(20);
+    let gone = cluster.nodes.remove(&leader).expect("a member");
+    assert!(gone.is_removed);
+    drop(gone);
+    let disk: Arc<dyn Disk> = Arc::new(disks[leader as usize - 1].clone());
+    let refused = boot::start(disk, params(leader, 3, 2)).err();
+    let why = refused.map(|fault| fault.to_string()).unwrap_or_default();
+    assert!(
+        why.contains("permanently removed from the cluster"),
+        "{why}"
+    );
+    let next = (0..50)
+        .find_map(|_| {
+            cluster.tick(1);
+            cluster.leader()
+        })
+        .expect("two of two lead on");
+    cluster.put(next, "a", "two", 0);
+    let again = cluster.change(next, Remove, leader, false);
+    assert_eq!(again, Err(error::MEMBER_NOT_FOUND.text));
 }
 
 /// etcd #20269, #3504: there the leader's heartbeat is a panic.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use proto::error::{self, RpcError};
 use replica::{Effect, Input, Replica, Ticket};
+use storage::fault::{Fault, FaultKind};
 
 use super::apply::{ApplyDesk, ApplyInput};
 use super::{Alarm, INBOX_MAX, LogInput, now_since};
@@ -174,6 +175,10 @@ impl Decider {
                 Effect::InstallSnapshot | Effect::DropSnapshot => {
                     unreachable!("nobody sends snapshots to a single member")
                 }
+                Effect::Removed => self.alarm.raise(Fault::new(
+                    FaultKind::Identity,
+                    "the member has been permanently removed from the cluster; empty its data directory.",
+                )),
                 Effect::Stop(fault) => self.alarm.raise(fault),
             }
         }

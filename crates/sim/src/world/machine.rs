@@ -426,6 +426,7 @@ impl World {
                 self.start_storing(member);
             }
             Effect::DropSnapshot => self.drop_snapshot(member),
+            Effect::Removed => self.fail("a member was removed that nobody removes"),
             Effect::Stop(fault) => self.stopped(member, &fault),
         }
     }
