@@ -186,12 +186,12 @@ fn refuse_removed(params: &Params, state: &State) -> Result<(), Fault> {
     ))
 }
 
-/// Whether the log has this entry, or begins right behind it.
+/// Whether the log is not older than this entry: it has it, or a marker at or behind it.
 fn holds(log: &wal::Recovered, (index, term): (u64, u64)) -> bool {
     let is_marked = log
         .marker
         .as_ref()
-        .is_some_and(|marker| (marker.index, marker.term) == (index, term));
+        .is_some_and(|marker| marker.index >= index);
     let is_entry = |entry: &raftpb::Entry| (entry.index(), entry.term()) == (index, term);
     is_marked || log.entries.iter().any(is_entry)
 }

@@ -267,6 +267,11 @@ impl RaftCore {
     /// A committed membership change takes effect; one that the state rejected has node id 0 and changes nothing.
     pub fn apply_change(&mut self, change: &raftpb::ConfChange) -> Result<(), raft::Error> {
         self.node.apply_conf_change(&change_in(change))?;
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
+            // The library would lead on and panic with its next entry.
+            raft.become_follower(raft.term, 0);
+        }
         Ok(())
     }
 

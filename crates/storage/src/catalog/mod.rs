@@ -244,6 +244,8 @@ impl Catalog {
         // only what is written again is synced.
         file.write_at(log.end - log.last.len() as u64, &log.last)
             .map_err(|error| Fault::write_failed(path.display(), &error))?;
+        // Also without a torn end: a killed process leaves a commit that we can read and a power cut would take away, and what a
+        // start does with it (a log that begins again behind it) must not outlive it.
         file.sync()
             .map_err(|error| Fault::sync_failed(path.display(), &error))?;
         for name in &generations.strays {
