@@ -119,6 +119,8 @@ pub struct Plan {
     pub snapshot_bytes: usize,
     /// Mean time between two requests to move the leadership, in microseconds; 0 for none.
     pub transfer_us: u64,
+    /// Mean time between two requests to change the members, in microseconds; 0 for none.
+    pub change_us: u64,
 }
 
 /// Length of a tick by a true clock.
@@ -194,12 +196,14 @@ impl Plan {
             log_keep_bytes: *dice.pick(&[500, 2_000, 10_000, 1 << 30]),
             snapshot_bytes: *dice.pick(&[100, 1_000, 10_000, 1 << 20]),
             transfer_us: *dice.pick(&[0, 0, 3_000_000, 20_000_000]),
+            change_us: 0,
         };
         plan.faults.bit_rot = on(dice, 200);
         // Drawn last, so that what was drawn before stays as it was for the seeds that are known.
         if members == 5 && options.members.is_none() && dice.chance(300) {
             plan.members = 7;
         }
+        plan.change_us = *dice.pick(&[0, 0, 5_000_000, 15_000_000]);
         plan
     }
 }

@@ -96,13 +96,13 @@ impl LogWorker {
 
     /// Lets the log begin again, as the first job says. False if the disk is full.
     fn restart(&mut self) -> Result<bool, Fault> {
-        let job = &self.held[0];
+        let job = &mut self.held[0];
         assert!(job.entries.is_empty(), "a restart has no entries");
-        let marker = job.restart.as_deref();
-        let index = marker.map_or(0, |marker| marker.index);
+        let marker = job.restart.take().expect("the job is a restart");
+        let hard_state = job.hard_state.take();
         let batch = Batch {
-            hard_state: job.hard_state.as_ref(),
-            marker,
+            hard_state: hard_state.as_ref(),
+            marker: Some(&marker),
             sync: true,
             ..Batch::default()
         };
@@ -111,10 +111,12 @@ impl LogWorker {
             written = self.wal.append(&batch);
         }
         if self.is_full(&written) {
+            let job = &mut self.held[0];
+            (job.restart, job.hard_state) = (Some(marker), hard_state);
             return Ok(false);
         }
         written?;
-        self.wal.release(index)?;
+        self.wal.release(marker.index)?;
         // What is known from before says less than the marker: a commit index, and a checkpoint that the log was not cut to.
         self.commit = None;
         self.release = None;

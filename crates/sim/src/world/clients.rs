@@ -112,7 +112,7 @@ impl World {
         }
         if self.dice.workload.chance(self.plan.moves) {
             self.clients[client].member =
-                self.dice.workload.below(self.plan.members as u64) as usize;
+                self.dice.workload.below(self.machines.len() as u64) as usize;
         }
         let request = self.draw_request();
         let member = self.clients[client].member;
@@ -159,7 +159,7 @@ impl World {
         let life = self.life(leader);
         life.ticket_last += 1;
         let ticket = Ticket(life.ticket_last);
-        life.transfers.insert(ticket);
+        life.asides.insert(ticket);
         self.note(leader, "is asked to hand over", target.0, 0);
         self.input(leader, Input::Client(ticket, Ask::MoveLeader { target }));
     }
@@ -186,7 +186,7 @@ impl World {
         self.clients[client].op = None;
         if !is_known || self.history.ops[op].outcome == Outcome::Failed {
             self.clients[client].member =
-                self.dice.workload.below(self.plan.members as u64) as usize;
+                self.dice.workload.below(self.machines.len() as u64) as usize;
         }
         let hurry = self.plan.bursts && (self.now_us / 1_000_000).is_multiple_of(BURST_EVERY);
         let (least, typical) = match hurry {

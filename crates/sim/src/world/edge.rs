@@ -90,11 +90,8 @@ impl World {
         ticket: Ticket,
         answer: Result<Reply, &'static RpcError>,
     ) {
-        if self.life(member).transfers.remove(&ticket) {
-            if matches!(answer, Ok(Reply::LeaderMoved)) {
-                self.links.count("transfer");
-            }
-            return self.note(member, "handed over", u64::from(answer.is_ok()), 0);
+        if self.life(member).asides.remove(&ticket) {
+            return self.aside_answered(member, answer);
         }
         let Some(op) = self.life(member).tickets.remove(&ticket) else {
             self.fail(format!(

@@ -81,13 +81,21 @@ impl World {
                 })
         };
         self.clients.iter().all(|client| client.op.is_none())
-            && self.machines.iter().all(is_done)
+            && self.members().all(is_done)
             && self.watchers_are_quiet()
+    }
+
+    /// The machines that belong to the cluster.
+    fn members(&self) -> impl Iterator<Item = &super::machine::Machine> {
+        let known = self.newest_members().unwrap_or_default();
+        self.machines
+            .iter()
+            .filter(move |machine| known.members.contains_key(&machine.id))
     }
 
     fn standings(&self) -> String {
         let mut text = format!("log ends at {}, ", self.ledger.index_last());
-        for machine in &self.machines {
+        for machine in self.members() {
             text += &match &machine.life {
                 None => format!("member {} is down; ", machine.id),
                 Some(life) => format!(
@@ -112,7 +120,7 @@ impl World {
     /// All members hold the same, and it is what the log of changes says.
     fn compare(&self) -> Result<(), String> {
         let mut expected = None;
-        for machine in self.machines.iter().filter(|machine| !machine.is_lost) {
+        for machine in self.members().filter(|machine| !machine.is_lost) {
             let life = machine.life.as_ref().ok_or("a member is down")?;
             let view = &life.view;
             let id = machine.id;
@@ -159,7 +167,7 @@ impl World {
             ..Default::default()
         };
         let expected = model.range(&everything, self.ledger.revision_last());
-        for machine in &self.machines {
+        for machine in self.members() {
             let Some(life) = &machine.life else { continue };
             let found = match life.view.range(&everything) {
                 Ok(found) => found,

@@ -29,6 +29,12 @@ impl Links {
         }
     }
 
+    /// One more member, connected with all.
+    pub fn grow(&mut self) {
+        self.blocked.iter_mut().for_each(|row| row.push(false));
+        self.blocked.push(vec![false; self.blocked.len() + 1]);
+    }
+
     pub fn is_open(&self, from: usize, to: usize) -> bool {
         !self.blocked[from][to]
     }
@@ -252,7 +258,7 @@ impl World {
         self.end_life(member);
     }
 
-    fn end_life(&mut self, member: usize) {
+    pub(super) fn end_life(&mut self, member: usize) {
         let machine = &mut self.machines[member];
         machine.paused_until_us = 0;
         let Some(life) = machine.life.take() else {
@@ -352,7 +358,8 @@ impl World {
     pub(super) fn mend(&mut self, mend: Mend) {
         match mend {
             Mend::Restart(member) => {
-                if self.machines[member].life.is_none() {
+                let machine = &self.machines[member];
+                if machine.life.is_none() && !machine.is_spare && !machine.is_removed {
                     self.restart(member);
                 }
             }
@@ -412,6 +419,7 @@ impl World {
     pub(super) fn mend_all(&mut self) {
         self.is_safety_phase = false;
         self.links.open_all();
+        self.start_members();
         for member in 0..self.machines.len() {
             self.draw_clock(member);
             self.make_room(member);

@@ -50,6 +50,10 @@ pub(super) struct Machine {
     pub rotten: Option<String>,
     /// The member has noticed that; it will not start again.
     pub is_lost: bool,
+    /// It was bought, and belongs to nobody yet.
+    pub is_spare: bool,
+    /// Its member was removed, for ever.
+    pub is_removed: bool,
 }
 
 /// A worker that writes.
@@ -101,8 +105,8 @@ pub(super) struct Life {
     pub hub_wants_turn: bool,
     pub hub_clock_scheduled: bool,
     pub tickets: BTreeMap<Ticket, usize>,
-    /// Calls that nobody's history has: to hand over the leadership.
-    pub transfers: BTreeSet<Ticket>,
+    /// Calls that nobody's history has: to hand over the leadership, to change members.
+    pub asides: BTreeSet<Ticket>,
     pub ticket_last: u64,
 }
 
@@ -125,6 +129,8 @@ impl Machine {
             is_full: false,
             rotten: None,
             is_lost: false,
+            is_spare: false,
+            is_removed: false,
         }
     }
 }
@@ -165,6 +171,9 @@ impl World {
     fn boot_failed(&mut self, member: usize, fault: &Fault) {
         if self.is_lost_to(member, fault) {
             return;
+        }
+        if fault.kind() == FaultKind::Identity && self.was_removed(member) {
+            return self.removed(member);
         }
         let machine = &self.machines[member];
         let id = machine.id;
@@ -231,7 +240,7 @@ impl World {
             hub_wants_turn: false,
             hub_clock_scheduled: false,
             tickets: BTreeMap::new(),
-            transfers: BTreeSet::new(),
+            asides: BTreeSet::new(),
             ticket_last: 0,
         });
         self.ledger.started(member, applied);
@@ -246,7 +255,13 @@ impl World {
         let plan = &self.plan;
         let machine = &self.machines[member];
         let id = machine.id;
-        let initial_members = (1..=plan.members as u64)
+        // Who came later learns of all from the others.
+        let founders = if id <= plan.members as u64 {
+            plan.members as u64
+        } else {
+            0
+        };
+        let initial_members = (1..=founders)
             .map(|id| Member {
                 id,
                 peer_urls: Some(vec![format!("http://10.0.0.{id}:2380")]),
@@ -312,6 +327,7 @@ impl World {
             return;
         }
         match moment {
+            Moment::Tick if self.is_told_of_its_removal(member) => self.removed(member),
             Moment::Tick => {
                 let next = machine.clock.takes(TICK_US);
                 self.schedule(next, Event::Life(member, life, Moment::Tick));
@@ -426,7 +442,7 @@ impl World {
                 self.start_storing(member);
             }
             Effect::DropSnapshot => self.drop_snapshot(member),
-            Effect::Removed => self.fail("a member was removed that nobody removes"),
+            Effect::Removed => self.removed(member),
             Effect::Stop(fault) => self.stopped(member, &fault),
         }
     }

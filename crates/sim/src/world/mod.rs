@@ -12,6 +12,7 @@
 //! | `clients` | who calls, what, and what is noted of it |
 //! | `watchers` | clients that watch, slowly or not, and resume |
 //! | `snapshots` | members that fell behind, and what is sent to them |
+//! | `members` | who is added, promoted, removed |
 //! | `faults`, `rot` | what goes wrong, and when |
 //! | `ledger` | what must hold at every step |
 //! | `ending` | the liveness phase, and the comparison at the end |
@@ -22,6 +23,7 @@ mod ending;
 mod faults;
 mod ledger;
 mod machine;
+mod members;
 mod rot;
 mod snapshots;
 mod watchers;
@@ -73,6 +75,8 @@ enum Event {
     Fault,
     /// Somebody asks the leader to hand over.
     Transfer,
+    /// Somebody asks the leader for a change of members.
+    Change,
     /// A fault ends.
     Mend(Mend),
 }
@@ -142,6 +146,7 @@ struct DiceBox {
     faults: Dice,
     snapshots: Dice,
     transfers: Dice,
+    members: Dice,
 }
 
 /// The simulated world.
@@ -234,6 +239,7 @@ impl World {
                 faults: Dice::new(seed, 6),
                 snapshots: Dice::new(seed, 7),
                 transfers: Dice::new(seed, 8),
+                members: Dice::new(seed, 9),
             },
             machines: (1..=plan.members as u64)
                 .map(|id| Machine::new(id, MemDisk::new()))
@@ -268,6 +274,7 @@ impl World {
         }
         self.schedule_fault();
         self.schedule_transfer();
+        self.schedule_change();
     }
 
     fn safety_phase(&mut self) {
@@ -306,6 +313,7 @@ impl World {
             Event::WatchRead { stream } => self.watch_read(stream),
             Event::Fault => self.fault(),
             Event::Transfer => self.transfer(),
+            Event::Change => self.change_members(),
             Event::Mend(mend) => self.mend(mend),
         }
     }

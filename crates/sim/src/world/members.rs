@@ -1,0 +1,201 @@
+//! Who belongs to the cluster: operators that add learners, promote them when they are ready, and remove members.
+//!
+//! A new member is a new machine, with an empty disk and an id that never was. One that is removed never starts again; if it was away
+//! when that happened, the others tell it when it comes back, as etcd's do with "410 Gone".
+
+use proto::raftpb::{ConfChange, ConfChangeType};
+use replica::members::{self, HEALTHY_US};
+use replica::{Input, MemberId, Reply, Request as Ask, Ticket};
+use state::Response;
+use state::membership::{ChangeContext, Member, Membership};
+use storage::disk::MemDisk;
+
+use super::machine::{Life, Machine};
+use super::{Event, Mend, World};
+
+/// Machines that may be bought in one world.
+const MACHINES_MAX: usize = 14;
+/// A cluster is not made smaller than this.
+const VOTERS_MIN: usize = 3;
+
+impl World {
+    pub(super) fn schedule_change(&mut self) {
+        let mean = self.plan.change_us;
+        if mean > 0 && self.plan.members >= VOTERS_MIN {
+            let wait = self.dice.members.between(mean / 4, mean * 2);
+            self.schedule(wait, Event::Change);
+        }
+    }
+
+    /// An operator asks the leader for a change.
+    pub(super) fn change_members(&mut self) {
+        if !self.is_safety_phase {
+            return;
+        }
+        self.schedule_change();
+        let now_us = self.now_us;
+        let leader = self.machines.iter().position(|machine| {
+            let leads = |life: &Life| life.status.is_leader;
+            machine.paused_until_us <= now_us && machine.life.as_ref().is_some_and(leads)
+        });
+        let Some(leader) = leader else { return };
+        let known = self.life(leader).view.members().clone();
+        let Some(mut change) = self.draw_change(&known) else {
+            return;
+        };
+        let reached = |id: u64| {
+            let other = id as usize - 1;
+            let is_up =
+                |machine: &Machine| machine.life.is_some() && machine.paused_until_us <= now_us;
+            let is_open = self.links.is_open(leader, other) && self.links.is_open(other, leader);
+            (is_open && is_up(&self.machines[other])).then_some(HEALTHY_US)
+        };
+        let me = MemberId(leader as u64 + 1);
+        if members::may_change(&known, &change, me, reached).is_err() {
+            return self.note(leader, "change refused", change.node_id(), 0);
+        }
+        let life = self.life(leader);
+        change.id = Some(life.ids.next());
+        life.ticket_last += 1;
+        let ticket = Ticket(life.ticket_last);
+        life.asides.insert(ticket);
+        let (id, kind) = (change.node_id(), change.r#type.unwrap_or_default() as u64);
+        self.note(leader, "change", id, kind);
+        self.input(leader, Input::Client(ticket, Ask::ChangeMembers { change }));
+    }
+
+    fn draw_change(&mut self, known: &Membership) -> Option<ConfChange> {
+        let ids = |is_learner: bool| -> Vec<u64> {
+            let those = known
+                .members
+                .values()
+                .filter(|m| m.is_learner == is_learner);
+            those.map(|member| member.id).collect()
+        };
+        let (voters, learners) = (ids(false), ids(true));
+        let dice = &mut self.dice.members;
+        let draw = dice.below(10);
+        let (kind, id, is_promote) = match draw {
+            0..6 if !learners.is_empty() => (ConfChangeType::ConfChangeAddNode, learners[0], true),
+            6 if !learners.is_empty() => (ConfChangeType::ConfChangeRemoveNode, learners[0], false),
+            0..5 if voters.len() <= self.plan.members && self.machines.len() < MACHINES_MAX => (
+                ConfChangeType::ConfChangeAddLearnerNode,
+                self.buy_machine(),
+                false,
+            ),
+            7 => (
+                ConfChangeType::ConfChangeUpdateNode,
+                *dice.pick(&voters),
+                false,
+            ),
+            _ if voters.len() > VOTERS_MIN => (
+                ConfChangeType::ConfChangeRemoveNode,
+                *dice.pick(&voters),
+                false,
+            ),
+            _ => return None,
+        };
+        let round = self.now_us / 1_000;
+        let peer_urls = match kind {
+            ConfChangeType::ConfChangeUpdateNode => format!("http://10.0.{round}.{id}:2380"),
+            _ => format!("http://10.0.0.{id}:2380"),
+        };
+        let member = Member {
+            id,
+            peer_urls: (!is_promote).then(|| vec![peer_urls]),
+            is_learner: kind == ConfChangeType::ConfChangeAddLearnerNode,
+            ..Member::default()
+        };
+        Some(ConfChange {
+            r#type: Some(kind as i32),
+            node_id: Some(id),
+            context: Some(ChangeContext { member, is_promote }.to_json().into()),
+            ..Default::default()
+        })
+    }
+
+    /// A machine that belongs to nobody yet; one that was bought before and never used, if there is.
+    fn buy_machine(&mut self) -> u64 {
+        if let Some(spare) = self.machines.iter().find(|m| m.is_spare) {
+            return spare.id;
+        }
+        let id = self.machines.len() as u64 + 1;
+        self.machines.push(Machine {
+            is_spare: true,
+            ..Machine::new(id, MemDisk::new())
+        });
+        self.links.grow();
+        id
+    }
+
+    /// The answer to something that no client asked.
+    pub(super) fn aside_answered(
+        &mut self,
+        member: usize,
+        answer: Result<Reply, &'static proto::error::RpcError>,
+    ) {
+        self.note(member, "answered aside", u64::from(answer.is_ok()), 0);
+        match answer {
+            Ok(Reply::LeaderMoved) => self.links.count("transfer"),
+            Ok(Reply::Applied(applied)) => {
+                if let Ok(Response::Members(_)) = applied.outcome {
+                    self.links.count("change of members");
+                    self.start_members();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts the machines that have become members.
+    pub(super) fn start_members(&mut self) {
+        let Some(known) = self.newest_members() else {
+            return;
+        };
+        for member in 0..self.machines.len() {
+            let machine = &mut self.machines[member];
+            if machine.is_spare && known.members.contains_key(&machine.id) {
+                machine.is_spare = false;
+                let wait = self.dice.members.delay(1_000, 1_000_000);
+                self.schedule(wait, Event::Mend(Mend::Restart(member)));
+            }
+        }
+    }
+
+    /// The members as the one knows them that has applied most.
+    pub(super) fn newest_members(&self) -> Option<Membership> {
+        let lives = self.machines.iter().filter_map(|m| m.life.as_ref());
+        let newest = lives.max_by_key(|life| life.view.applied().0)?;
+        Some(newest.view.members().clone())
+    }
+
+    /// The member is none any more.
+    pub(super) fn removed(&mut self, member: usize) {
+        self.note(member, "removed", 0, 0);
+        self.end_life(member);
+        self.machines[member].is_removed = true;
+    }
+
+    /// Whether the others know that it was removed.
+    pub(super) fn was_removed(&self, member: usize) -> bool {
+        let id = self.machines[member].id;
+        self.newest_members()
+            .is_some_and(|known| known.removed.contains(&id))
+    }
+
+    /// Whether a member that this one reaches knows that it was removed, and tells it: etcd's members ask each other for streams all
+    /// the time.
+    pub(super) fn is_told_of_its_removal(&self, member: usize) -> bool {
+        if self.plan.change_us == 0 {
+            return false;
+        }
+        let id = self.machines[member].id;
+        self.machines.iter().enumerate().any(|(other, machine)| {
+            let knows = |life: &Life| life.view.members().removed.contains(&id);
+            machine.life.as_ref().is_some_and(knows)
+                && other != member
+                && self.links.is_open(member, other)
+                && self.links.is_open(other, member)
+        })
+    }
+}
