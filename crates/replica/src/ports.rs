@@ -98,6 +98,9 @@ pub enum Effect {
     Send(MemberId, Box<raftpb::Message>),
     /// Answer a client. An error here is *unavailable*: this member, now.
     Reply(Ticket, Result<Reply, &'static RpcError>),
+    /// The members of the cluster are others now, or have other addresses; the published view knows them. Connect to new ones, drop
+    /// those that were removed.
+    MembersChanged,
     /// The raft status changed; readers of it see the new one from now on.
     Status(crate::Status),
     /// Write a checkpoint of the applied state in the background, then report [`Input::Checkpointed`].

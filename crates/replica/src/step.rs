@@ -550,6 +550,7 @@ impl Replica {
         let job = installing.job.take().expect("an installation ends once");
         self.persist_jobs.push_back(job.number);
         effects.push(Effect::Persist(job));
+        effects.push(Effect::MembersChanged);
         self.revision = view.revision();
         if !planted!(SnapshotForgetsLeases) {
             self.duties.restore(view);
@@ -591,6 +592,10 @@ impl Replica {
         self.applied = done.index;
         self.revision = done.revision;
         self.checkpoint.bytes += done.bytes;
+        let is_change = |fact: &Fact| matches!(fact, Fact::ConfChanged { .. });
+        if done.facts.iter().any(is_change) {
+            effects.push(Effect::MembersChanged);
+        }
         for fact in &done.facts {
             if let Fact::ConfChanged { change, .. } = fact
                 && let Err(why) = self.core.apply_change(change)

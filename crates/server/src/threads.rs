@@ -430,7 +430,7 @@ fn run_store(
             }
         };
         match &done {
-            StoreDone::Checkpoint(_) => committed(began.elapsed()),
+            StoreDone::Checkpoint(_) | StoreDone::Replaced(..) => committed(began.elapsed()),
             StoreDone::Rewrite(_) => {}
             StoreDone::RewriteAbandoned(fault) => {
                 tracing::warn!(error = %fault, "no room to rewrite a segment; it stays as it is");

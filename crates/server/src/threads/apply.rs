@@ -7,13 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::Sender;
+use proto::raftpb;
+use replica::snapshots::{Incoming, Received};
 use replica::watch;
 use replica::workers::{
-    Answer, ApplyDone, ApplyJob, ApplyWorker, Published, StoreDone, StoreJob, Stored,
+    Answer, ApplyDone, ApplyJob, ApplyWorker, Published, Replaced, StoreDone, StoreJob, Stored,
 };
 use replica::{Input, Reply};
 use state::{HashDone, HashJob, ReadView};
 use storage::fault::Fault;
+use storage::wal::Marker;
 use tokio::sync::oneshot;
 
 use super::desk::Answers;
@@ -35,6 +38,18 @@ pub(super) enum ApplyInput {
     Checkpoint,
     Stored(StoreDone),
     Hashed(HashDone),
+    /// Begin to receive the snapshot that this message announces, and hand back where its rows go: `None` if it must come again
+    /// later.
+    Receive(
+        Box<raftpb::Message>,
+        oneshot::Sender<Result<Option<Incoming>, Fault>>,
+    ),
+    /// All rows of it are durable; the replica is told next.
+    Received(Box<Received>),
+    /// Put the received snapshot in the place of the state.
+    Install,
+    /// The received snapshot is of no use.
+    DropReceived,
     /// Give back all space that can be given back, then say so.
     Defragment(oneshot::Sender<()>),
     /// There is something to tidy up.
@@ -167,6 +182,10 @@ pub(super) struct Todo {
     changes: usize,
     is_storing: bool,
     checkpoint_wanted: bool,
+    /// A snapshot of another member, durable beside the state. One at a time: the next is not begun before this one is gone.
+    received: Option<Received>,
+    /// It is to replace the state.
+    install_wanted: bool,
     defragmentation: Defragmentation,
     /// Who hears of the last checkpoint, once the member is to stop.
     stopping: Option<Sender<()>>,
@@ -192,7 +211,7 @@ impl Applier {
         let (mut inputs, mut jobs) = (Vec::new(), Vec::new());
         inbox.take(usize::MAX, &mut inputs);
         for input in inputs {
-            self.take(input, &mut jobs);
+            self.take(input, &mut jobs)?;
         }
         if !jobs.is_empty() {
             let done = self.apply_batch(jobs)?;
@@ -205,22 +224,40 @@ impl Applier {
         Ok(self.is_done_stopping())
     }
 
-    fn take(&mut self, input: ApplyInput, jobs: &mut Vec<ApplyJob>) {
+    fn take(&mut self, input: ApplyInput, jobs: &mut Vec<ApplyJob>) -> Result<(), Fault> {
         match input {
             ApplyInput::Job(job) => jobs.push(job),
             ApplyInput::Checkpoint => self.todo.checkpoint_wanted = true,
             ApplyInput::Stored(done) => {
                 self.todo.is_storing = false;
-                if let Stored::Checkpoint(marker) = self.apply.stored(done) {
-                    self.replica.report(Input::Checkpointed(marker));
-                    if std::mem::take(&mut self.todo.defragmentation.is_rewritten) {
-                        for done in self.todo.defragmentation.waiting.drain(..) {
-                            let _ = done.send(());
-                        }
-                    }
+                match self.apply.stored(done) {
+                    Stored::Checkpoint(marker) => self.checkpointed(marker),
+                    Stored::Rewrite => {}
+                    Stored::Replaced(replaced) => self.replaced(*replaced),
                 }
                 // Files have changed, keys have not: readers get the new view, watchers need not hear of it.
                 self.publish_view(&self.apply.published());
+            }
+            ApplyInput::Receive(message, reply) => {
+                let incoming = match self.todo.received {
+                    None => self.apply.receive(*message),
+                    Some(_) => Ok(None),
+                };
+                if let Err(Ok(Some(incoming))) = reply.send(incoming) {
+                    // Nobody waits any more.
+                    incoming.abandon()?;
+                }
+            }
+            ApplyInput::Received(received) => {
+                if let Some(earlier) = self.todo.received.replace(*received) {
+                    earlier.discard()?;
+                }
+            }
+            ApplyInput::Install => self.todo.install_wanted = true,
+            ApplyInput::DropReceived => {
+                if let Some(received) = self.todo.received.take() {
+                    received.discard()?;
+                }
             }
             ApplyInput::Hashed(done) => {
                 self.apply.hashed(&done);
@@ -241,6 +278,32 @@ impl Applier {
                 self.todo.stopping = Some(done);
             }
         }
+        Ok(())
+    }
+
+    fn checkpointed(&mut self, marker: Marker) {
+        self.replica.report(Input::Checkpointed(marker));
+        if std::mem::take(&mut self.todo.defragmentation.is_rewritten) {
+            for done in self.todo.defragmentation.waiting.drain(..) {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// The state is another one. Watchers read from it what they have missed.
+    fn replaced(&mut self, replaced: Replaced) {
+        let Replaced {
+            published,
+            answers,
+            done,
+        } = replaced;
+        self.publish_view(&published);
+        self.answer(answers);
+        for hub in &mut self.hubs {
+            hub.skip_to(&published);
+        }
+        self.todo.is_sweeping = self.apply.needs_maintenance();
+        self.replica.report(Input::Installed(done));
     }
 
     /// Applies, publishes, answers, tells the hubs. The view is out before anybody hears of what is in it: callers, and the replica, which
@@ -321,7 +384,10 @@ impl Applier {
             return;
         }
         let is_defragmenting = !self.todo.defragmentation.waiting.is_empty();
-        let mut job = if self.todo.checkpoint_wanted {
+        let mut job = if self.todo.install_wanted {
+            self.todo.install_wanted = false;
+            self.apply.install(&mut self.todo.received)
+        } else if self.todo.checkpoint_wanted {
             self.todo.checkpoint_wanted = false;
             self.apply.checkpoint()
         } else if self.todo.is_sweeping {
@@ -371,6 +437,12 @@ pub(super) struct HubFeed {
 }
 
 impl HubFeed {
+    /// The view is further ahead than any events told.
+    fn skip_to(&mut self, published: &Published) {
+        self.missed = Some(published.view.clone());
+        self.feed(published);
+    }
+
     fn feed(&mut self, published: &Published) {
         let compacted = published.view.compact_revision();
         if published.events.is_empty() && self.missed.is_none() && compacted == self.compacted {

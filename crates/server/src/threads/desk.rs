@@ -172,9 +172,9 @@ impl Decider {
                 Effect::SendSnapshot(to, _) => {
                     applied.push(Input::SnapshotSent { to, is_sent: false })
                 }
-                Effect::InstallSnapshot | Effect::DropSnapshot => {
-                    unreachable!("nobody sends snapshots to a single member")
-                }
+                Effect::InstallSnapshot => self.apply.tell(ApplyInput::Install),
+                Effect::DropSnapshot => self.apply.tell(ApplyInput::DropReceived),
+                Effect::MembersChanged => {}
                 Effect::Removed => self.alarm.raise(Fault::new(
                     FaultKind::Identity,
                     "the member has been permanently removed from the cluster; empty its data directory.",

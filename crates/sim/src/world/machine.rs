@@ -442,6 +442,8 @@ impl World {
                 self.start_storing(member);
             }
             Effect::DropSnapshot => self.drop_snapshot(member),
+            // The network of the simulation knows everybody.
+            Effect::MembersChanged => {}
             Effect::Removed => self.removed(member),
             Effect::Stop(fault) => self.stopped(member, &fault),
         }
