@@ -245,6 +245,7 @@ impl Cluster {
                 let received = node.received.take().expect("dropped once");
                 received.discard().expect("the disk works");
             }
+            Effect::MembersChanged => {}
             Effect::Removed => node.is_removed = true,
             Effect::Stop(fault) => panic!("member {id} stopped: {fault}"),
         }

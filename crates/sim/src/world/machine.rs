@@ -111,6 +111,11 @@ pub(super) struct Life {
 }
 
 impl Machine {
+    /// It will not come back as it was, or its member knows already that it does not.
+    pub fn is_impaired(&self) -> bool {
+        self.rotten.is_some() || self.is_lost
+    }
+
     pub fn new(id: u64, disk: MemDisk) -> Machine {
         Machine {
             id,

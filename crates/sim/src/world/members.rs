@@ -60,8 +60,47 @@ impl World {
         let ticket = Ticket(life.ticket_last);
         life.asides.insert(ticket);
         let (id, kind) = (change.node_id(), change.r#type.unwrap_or_default() as u64);
+        self.changes_asked.retain(|id, is_removal| {
+            let is_learner = |member: &Member| member.is_learner;
+            !known.removed.contains(id) && (*is_removal || known.get(*id).is_some_and(is_learner))
+        });
+        match change.r#type() {
+            ConfChangeType::ConfChangeRemoveNode => drop(self.changes_asked.insert(id, true)),
+            ConfChangeType::ConfChangeAddNode => drop(self.changes_asked.insert(id, false)),
+            _ => {}
+        }
         self.note(leader, "change", id, kind);
         self.input(leader, Input::Client(ticket, Ask::ChangeMembers { change }));
+    }
+
+    /// Whether the cluster goes on without this member: of the voters, those are enough that are sound, this one and whoever may be
+    /// about to change aside. A member that is alone may be lost: what its clients saw until then must be right.
+    pub(super) fn can_do_without(&self, member: usize) -> bool {
+        self.newest_members().is_some_and(|known| {
+            known.members.len() == 1 || self.goes_on(&known, member as u64 + 1)
+        })
+    }
+
+    fn goes_on(&self, known: &Membership, without: u64) -> bool {
+        let counts = |member: &&Member| {
+            !member.is_learner
+                || self.changes_asked.contains_key(&member.id)
+                || member.id == without
+        };
+        let voters = known
+            .members
+            .values()
+            .filter(counts)
+            .map(|member| member.id);
+        let is_sound = |id: u64| {
+            id != without
+                && !self.changes_asked.contains_key(&id)
+                && !self.machines[id as usize - 1].is_impaired()
+        };
+        let (all, sound) = voters.fold((0, 0), |(all, sound), id| {
+            (all + 1, sound + usize::from(is_sound(id)))
+        });
+        sound > all / 2
     }
 
     fn draw_change(&mut self, known: &Membership) -> Option<ConfChange> {
@@ -73,9 +112,16 @@ impl World {
             those.map(|member| member.id).collect()
         };
         let (voters, learners) = (ids(false), ids(true));
+        let lost = |id: &u64| self.machines[*id as usize - 1].is_lost;
+        let lost = voters.iter().chain(&learners).copied().find(lost);
+        let goes_on = |id: &u64| self.goes_on(known, *id);
+        let dispensable: Vec<u64> = voters.iter().copied().filter(goes_on).collect();
+        let learners: Vec<u64> = learners.into_iter().filter(goes_on).collect();
         let dice = &mut self.dice.members;
         let draw = dice.below(10);
         let (kind, id, is_promote) = match draw {
+            // A member that will not come back makes room for another.
+            _ if let Some(lost) = lost => (ConfChangeType::ConfChangeRemoveNode, lost, false),
             0..6 if !learners.is_empty() => (ConfChangeType::ConfChangeAddNode, learners[0], true),
             6 if !learners.is_empty() => (ConfChangeType::ConfChangeRemoveNode, learners[0], false),
             0..5 if voters.len() <= self.plan.members && self.machines.len() < MACHINES_MAX => (
@@ -88,9 +134,9 @@ impl World {
                 *dice.pick(&voters),
                 false,
             ),
-            _ if voters.len() > VOTERS_MIN => (
+            _ if voters.len() > VOTERS_MIN && !dispensable.is_empty() => (
                 ConfChangeType::ConfChangeRemoveNode,
-                *dice.pick(&voters),
+                *dice.pick(&dispensable),
                 false,
             ),
             _ => return None,

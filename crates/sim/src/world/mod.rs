@@ -29,7 +29,7 @@ mod snapshots;
 mod watchers;
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use prost::Message as _;
 use proto::raftpb;
@@ -162,6 +162,8 @@ pub struct World {
     clients: Vec<Client>,
     watching: Watching,
     snapshots: Streams,
+    /// Members whose removal (true) or promotion (false) was asked for and may still happen.
+    changes_asked: BTreeMap<u64, bool>,
     ledger: Ledger,
     history: History,
     trace: Trace,
@@ -249,6 +251,7 @@ impl World {
             clients: (0..plan.clients).map(|_| Client::default()).collect(),
             watching: Watching::new(plan.watchers),
             snapshots: Streams::default(),
+            changes_asked: BTreeMap::new(),
             ledger: Ledger::default(),
             history: History::default(),
             trace: Trace::default(),

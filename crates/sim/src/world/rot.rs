@@ -17,10 +17,7 @@ const DIRS: [&str; 2] = ["data/member/wal", "data/member/store"];
 impl World {
     /// A bit flips.
     pub(super) fn rot(&mut self, member: usize) {
-        let members = self.machines.len();
-        let struck = self.machines.iter().filter(|m| m.rotten.is_some()).count();
-        let spare = if members == 1 { 1 } else { (members - 1) / 2 };
-        if struck >= spare || self.machines[member].rotten.is_some() {
+        if self.machines[member].is_impaired() || !self.can_do_without(member) {
             return;
         }
         let files = self.rotting(member);
