@@ -15,6 +15,7 @@
 
 use bytes::Bytes;
 use proto::raftpb;
+use state::membership;
 use state::{Importer, ReadView, RowWalk, State};
 use storage::checkpoint::CheckpointJob;
 use storage::fault::{Fault, FaultKind};
@@ -29,23 +30,9 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// A snapshot of `view`, which is as new as what raft promised in `message` or newer. The view published last is.
-    pub fn new(view: ReadView, mut message: raftpb::Message) -> Outgoing {
-        let (index, term) = view.applied();
-        let promised = position(&message);
-        assert!(
-            (index, term) >= promised,
-            "a snapshot of {promised:?} was promised, the view is at {index}"
-        );
-        message.snapshot = Some(raftpb::Snapshot {
-            data: None,
-            metadata: Some(raftpb::SnapshotMetadata {
-                conf_state: Some(view.members().conf_state()),
-                index: Some(index),
-                term: Some(term),
-            }),
-        });
+    pub fn new(view: ReadView, message: raftpb::Message) -> Outgoing {
         Outgoing {
-            message,
+            message: announcement(&view, message),
             walk: RowWalk::new(view),
             rows: 0,
             is_done: false,
@@ -85,6 +72,28 @@ impl Outgoing {
     }
 }
 
+/// What raft has to say to the receiver (`message`), completed for a snapshot of `view`, which is as new as what raft promised or newer.
+/// The view published last is. With it goes the version 2 store that older etcds want.
+pub fn announcement(view: &ReadView, mut message: raftpb::Message) -> raftpb::Message {
+    let (index, term) = view.applied();
+    let promised = position(&message);
+    assert!(
+        (index, term) >= promised,
+        "a snapshot of {promised:?} was promised, the view is at {index}"
+    );
+    let version = view.cluster_version().version.map(|v| v.to_string());
+    let members = membership::v2_store(view.members(), version.as_deref());
+    message.snapshot = Some(raftpb::Snapshot {
+        data: Some(members.into()),
+        metadata: Some(raftpb::SnapshotMetadata {
+            conf_state: Some(view.members().conf_state()),
+            index: Some(index),
+            term: Some(term),
+        }),
+    });
+    message
+}
+
 /// A snapshot that is arriving. One at a time; a member that is told of another before the end abandons the first.
 pub struct Incoming {
     message: raftpb::Message,
@@ -120,22 +129,36 @@ impl Incoming {
         self.importer.row(bucket, key, value)
     }
 
-    /// All rows have come: makes them durable. The message is for [`crate::Input::SnapshotReceived`].
+    /// All rows have come, `count` of them: makes them durable. The message is for [`crate::Input::SnapshotReceived`].
     ///
     /// # Errors
     /// A fault; see [`ends_member`] for whose it is. What was written is removed by the next checkpoint after a start.
-    pub fn finish(mut self, count: u64) -> Result<(Received, raftpb::Message), Fault> {
-        let (applied, promised) = (self.importer.applied(), position(&self.message));
-        if (self.rows, applied) != (count, promised) {
-            self.importer.abandon()?;
-            return Err(Fault::new(
-                FaultKind::Format,
-                format!(
-                    "a snapshot of entry {promised:?} with {count} rows was announced, and {} rows came, of entry {applied:?}; it is \
-                     not used, and the leader sends another.",
-                    self.rows
-                ),
-            ));
+    pub fn finish(self, count: u64) -> Result<(Received, raftpb::Message), Fault> {
+        if self.rows != count {
+            let what = format!("{count} rows were sent, {} rows came", self.rows);
+            return self.refuse(&what);
+        }
+        self.finish_file()
+    }
+
+    /// The same for the rows of a backend file, which says itself whether it is whole. One of an etcd before 3.5 does not know term
+    /// and configuration of its last entry; then those of the message count.
+    ///
+    /// # Errors
+    /// As [`Incoming::finish`].
+    pub fn finish_file(mut self) -> Result<(Received, raftpb::Message), Fault> {
+        let promised = position(&self.message);
+        let metadata = self
+            .message
+            .snapshot
+            .as_ref()
+            .and_then(|s| s.metadata.as_ref());
+        let conf_state = metadata.and_then(|metadata| metadata.conf_state.clone());
+        self.importer
+            .complete(promised.1, &conf_state.unwrap_or_default());
+        let applied = self.importer.applied();
+        if applied != promised || promised.0 == 0 {
+            return self.refuse(&format!("it is of entry {applied:?}"));
         }
         self.importer.flush()?;
         let (state, job) = self.importer.finish()?;
@@ -144,6 +167,17 @@ impl Incoming {
             job: job.replacing_log(),
         };
         Ok((received, self.message))
+    }
+
+    fn refuse(self, what: &str) -> Result<(Received, raftpb::Message), Fault> {
+        let promised = position(&self.message);
+        self.importer.abandon()?;
+        Err(Fault::new(
+            FaultKind::Format,
+            format!(
+                "a snapshot of entry {promised:?} was announced, but {what}; it is not used, and the leader sends another."
+            ),
+        ))
     }
 
     /// Gives up, and removes what was written.

@@ -24,6 +24,7 @@
 
 mod apply;
 mod desk;
+pub mod snapshots;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +38,8 @@ use replica::workers::{
 };
 use replica::{Input, Now, Replica};
 use state::{HashJob, ReadView};
+use storage::datadir::Layout;
+use storage::disk::Disk;
 use storage::fault::Fault;
 use storage::wal::{Spare, SpareJob};
 use tokio::sync::oneshot;
@@ -49,6 +52,7 @@ use crate::metered::{self, Spent};
 use apply::{Applier, ApplyDesk, ApplyInput, HubFeed, Todo};
 use desk::Decider;
 pub use desk::Desk;
+use snapshots::SnapshotDoor;
 
 /// Inputs that may wait for the replica.
 pub const INBOX_MAX: usize = 32_768;
@@ -118,6 +122,8 @@ pub struct Surroundings {
 /// The running threads.
 pub struct Threads {
     apply: Arc<ApplyDesk>,
+    replica: Arc<Desk>,
+    alarm: Alarm,
     log: Arc<Inbox<LogInput>>,
     hubs: Vec<Arc<Inbox<HubInput>>>,
     stopping: Arc<AtomicBool>,
@@ -172,6 +178,8 @@ impl Threads {
         let clock = Instant::now();
         let mut threads = Threads {
             apply: apply_desk.clone(),
+            replica: desk.clone(),
+            alarm: alarm.clone(),
             log: log_inbox.clone(),
             hubs: inboxes.hubs.clone(),
             stopping,
@@ -258,6 +266,12 @@ impl Threads {
     /// Receives the fault that stops the member, should there be one.
     pub fn faults(&self) -> Receiver<Fault> {
         self.faults.clone()
+    }
+
+    /// Where snapshots of other members come in; what is on its way lies in the member's directory.
+    pub fn snapshot_door(&self, disk: Arc<dyn Disk>, layout: Layout) -> SnapshotDoor {
+        let inside = (self.apply.clone(), self.replica.clone(), self.alarm.clone());
+        SnapshotDoor::new(inside, (disk, layout))
     }
 
     /// Lets the edge ask for a pass that gives back space.

@@ -160,6 +160,16 @@ impl Importer {
         self.applied
     }
 
+    /// Adds what the rows did not say of their last entry: a file of etcd 3.4 knows neither the term nor the configuration.
+    pub fn complete(&mut self, term: u64, conf_state: &ConfState) {
+        if self.applied.1 == 0 {
+            self.applied.1 = term;
+        }
+        self.rows
+            .entry((Table::Meta, tables::meta::CONF_STATE.to_vec()))
+            .or_insert_with(|| membership::conf_state_to_json(conf_state));
+    }
+
     /// Makes the records so far durable, so that little is left to do for the checkpoint.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 //! promise of a member, [`checkpoint`] for what a restart begins with, and [`datadir`] for where it all lies.
 #![forbid(unsafe_code)]
 
+pub mod arrival;
 pub mod bolt;
 pub mod catalog;
 pub mod checkpoint;

@@ -19,7 +19,7 @@ mod range_stream;
 mod route;
 mod serve;
 pub mod session;
-mod snapshot;
+pub(crate) mod snapshot;
 pub mod status;
 mod watch;
 

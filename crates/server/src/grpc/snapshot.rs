@@ -50,7 +50,7 @@ impl Source for ReadView {
 }
 
 /// A blob and how much of the file is left after it.
-type Blob = Result<(Bytes, u64), Status>;
+pub type Blob = Result<(Bytes, u64), Status>;
 /// Starts a thread of a name.
 type Spawn = fn(&'static str, Box<dyn FnOnce() + Send>) -> io::Result<()>;
 
@@ -71,12 +71,22 @@ fn spawn(name: &'static str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     builder.spawn(body).map(drop)
 }
 
-fn stream_with(
+/// The file alone, in pieces, each with the number of bytes behind it; it is whole when that is 0. For another member.
+///
+/// # Errors
+/// No thread can be started.
+pub fn file_of(
+    view: Arc<impl Source>,
+    place: impl Send + 'static,
+) -> Result<mpsc::Receiver<Blob>, Status> {
+    start(spawn, view, place)
+}
+
+fn start(
     spawn: Spawn,
     view: Arc<impl Source>,
-    version: String,
     place: impl Send + 'static,
-) -> Result<Pieces, Status> {
+) -> Result<mpsc::Receiver<Blob>, Status> {
     let (blobs, inbox) = mpsc::channel(BLOBS_AHEAD);
     let body = Box::new(move || {
         if let Err(status) = write(spawn, &view, &blobs) {
@@ -85,8 +95,17 @@ fn stream_with(
         drop(place);
     });
     spawn("snapshot", body).map_err(|why| no_thread(&why))?;
+    Ok(inbox)
+}
+
+fn stream_with(
+    spawn: Spawn,
+    view: Arc<impl Source>,
+    version: String,
+    place: impl Send + 'static,
+) -> Result<Pieces, Status> {
     let reading = Some(Reading {
-        inbox,
+        inbox: start(spawn, view, place)?,
         hash: Sha256::new(),
         left: None,
     });

@@ -144,7 +144,7 @@ fn flag(value: Option<&Value>, name: &str) -> Result<bool, String> {
     }
 }
 
-fn write_strings(out: &mut String, strings: &[String]) {
+pub(super) fn write_strings(out: &mut String, strings: &[String]) {
     out.push('[');
     for (at, string) in strings.iter().enumerate() {
         if at > 0 {
@@ -156,7 +156,7 @@ fn write_strings(out: &mut String, strings: &[String]) {
 }
 
 /// Go escapes what could end a script element, and the two line separators that JavaScript once tripped over.
-fn write_string(out: &mut String, string: &str) {
+pub(super) fn write_string(out: &mut String, string: &str) {
     out.push('"');
     for char in string.chars() {
         match char {

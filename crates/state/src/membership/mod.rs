@@ -6,6 +6,7 @@
 //! proposed. Start with [`Membership::validate`]. Source of the rules: upstream `server/etcdserver/api/membership/cluster.go`.
 
 mod json;
+mod v2_store;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -137,6 +138,17 @@ pub struct Membership {
     /// with members, while raft's configuration comes from the changes in the log.
     voters: BTreeSet<u64>,
     learners: BTreeSet<u64>,
+}
+
+/// A configuration of raft as Go's JSON encoder writes it into the meta table.
+pub(crate) fn conf_state_to_json(conf_state: &ConfState) -> Vec<u8> {
+    json::write_conf_state(conf_state)
+}
+
+/// The members as etcd's version 2 store, for a snapshot that an etcd may receive. `version` is that of the cluster.
+#[must_use]
+pub fn v2_store(members: &Membership, version: Option<&str>) -> Vec<u8> {
+    v2_store::write(members, version)
 }
 
 /// What applying a valid change did.
