@@ -24,6 +24,7 @@ use storage::wal::{self, Batch, Identity, Marker, Wal};
 
 use crate::duties::Duties;
 use crate::ids::RequestIds;
+use crate::past::{self, Past};
 use crate::raft_core::{CoreConfig, RaftCore, conf_state_in, entry_in, hard_state_in};
 use crate::raft_log::RaftLog;
 use crate::step::{Config, Replica, request_id};
@@ -41,6 +42,8 @@ pub struct Params {
     /// Members of a new cluster, this one among them; none for a member that was added to a running one, which learns of all from the
     /// others. Ignored when the directory holds a member already.
     pub initial_members: Vec<Member>,
+    /// What the others said of this member before it started, if its directory is new; see [`crate::past`]. `Unknown` is always safe.
+    pub past: Past,
     pub config: Config,
     pub state: StateParams,
     pub wal: wal::Options,
@@ -70,6 +73,9 @@ pub struct Booted {
 pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
     let mut data_dir = DataDir::acquire(disk.clone(), params.layout.clone(), params.permissions)?;
     let is_new = data_dir.state() == datadir::State::Fresh;
+    if is_new && params.past == Past::Started {
+        return Err(past::lost(params.config.member));
+    }
     if is_new {
         data_dir.create(params.identity, params.wal.clone(), |wal, _| {
             found(wal, &params.initial_members)
@@ -107,6 +113,7 @@ pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
         ids.clone(),
         state.applied().0,
         view.revision(),
+        params.past,
     );
     replica.campaign_if_alone();
     Ok(Booted {

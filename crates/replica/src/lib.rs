@@ -13,6 +13,7 @@ mod brief;
 pub mod duties;
 pub mod ids;
 pub mod members;
+pub mod past;
 mod pending;
 pub mod ports;
 mod raft_core;

@@ -10,6 +10,7 @@ use state::Applied;
 use storage::fault::Fault;
 use storage::wal::Marker;
 
+use crate::past::Past;
 use crate::workers::{ApplyDone, ApplyJob, Installed, LogJob};
 
 /// A member of the cluster, by the id that etcd derives from its peer URLs.
@@ -85,6 +86,8 @@ pub enum Input {
     SnapshotReceived(Box<raftpb::Message>),
     /// The received snapshot has replaced the store, durably.
     Installed(Installed),
+    /// The answer to [`Effect::AskPast`].
+    Past(Past),
 }
 
 /// Everything that a member wants done.
@@ -113,6 +116,9 @@ pub enum Effect {
     InstallSnapshot,
     /// The received snapshot is of no use; remove it.
     DropSnapshot,
+    /// Somebody speaks of a past, and this member's log has none: ask the other members how they list it ([`crate::past::judge`]), and
+    /// report [`Input::Past`] within some seconds, whatever happens. Until then it says nothing.
+    AskPast,
     /// This member was removed from its cluster, for ever: stop, without an error. Its data directory is of no use any more.
     Removed,
     /// This member can't go on.

@@ -8,6 +8,8 @@
 //!
 //! Another implementation may replace the library without touching any other module.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use prost::Message as _;
 use proto::raftpb;
@@ -73,6 +75,11 @@ pub(crate) struct Standing {
     pub is_sole_voter: bool,
 }
 
+/// Bytes of entries in one message; a larger entry goes alone.
+const MESSAGE_BYTES_MAX: u64 = 512 << 10;
+/// Messages with entries that a follower may have unanswered. When the window is full, entries gather and the next messages are fuller,
+/// so both limits together are one of bytes (64 MiB for each follower), and a follower that is far away needs no more. etcd: 512 of 1 MiB.
+const INFLIGHT_MAX: usize = 128;
 /// How many times as much log is kept while a snapshot is on its way.
 const SNAPSHOT_PATIENCE: u64 = 8;
 
@@ -82,6 +89,8 @@ pub(crate) struct RaftCore {
     election_ticks: usize,
     drawn_for: Option<(u64, u64)>,
     timeout_drawn: usize,
+    /// Followers that were sent a snapshot and have not caught up since.
+    recovering: BTreeSet<u64>,
 }
 
 impl RaftCore {
@@ -91,8 +100,8 @@ impl RaftCore {
             election_tick: config.election_ticks,
             heartbeat_tick: config.heartbeat_ticks,
             applied: config.applied.0,
-            max_size_per_msg: 1 << 20,
-            max_inflight_msgs: 512,
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: INFLIGHT_MAX,
             check_quorum: true,
             pre_vote: config.pre_vote,
             max_committed_size_per_ready: 16 << 20,
@@ -111,6 +120,7 @@ impl RaftCore {
             election_ticks: config.election_ticks,
             drawn_for: None,
             timeout_drawn: 0,
+            recovering: BTreeSet::new(),
         };
         let (index, term) = config.applied;
         core.node.mut_store().set_applied(index, term);
@@ -250,6 +260,21 @@ impl RaftCore {
         self.node.mut_store().set_applied(index, term);
     }
 
+    /// Term of the last entry of the log; 0 of an empty one.
+    pub fn last_term(&self) -> u64 {
+        self.node.raft.raft_log.last_term()
+    }
+
+    /// The term, and whom this member has voted for in it; 0 for nobody.
+    pub fn vote(&self) -> (u64, u64) {
+        (self.node.raft.term, self.node.raft.vote)
+    }
+
+    /// Whether this leader is handing over. Meanwhile it takes no proposals.
+    pub fn is_transferring(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
     /// How far a member's log, and this leader's own, are known to go. `None` if this member does not lead or does not know the other.
     pub fn matched(&self, peer: u64) -> Option<(u64, u64)> {
         let raft = &self.node.raft;
@@ -276,25 +301,37 @@ impl RaftCore {
     }
 
     /// Forgets log entries up to `wanted`, or up to `bound` as far as needed to hold at most `bytes_max`. A leader keeps what
-    /// a known follower still lacks, within `bytes_max`, and with a snapshot on its way to one within [`SNAPSHOT_PATIENCE`] times
-    /// as much: what a snapshot does not hold must still be there when it arrives, or the next one would be due at once (etcd #5317).
+    /// a known follower still lacks, within `bytes_max`, and [`SNAPSHOT_PATIENCE`] times as much for one that was sent a snapshot and
+    /// has not caught up: what the snapshot does not hold must still be there when it has arrived, or the next one would be due at once,
+    /// and so on (etcd #5317).
     pub fn cut_log(&mut self, wanted: u64, bound: u64, bytes_max: u64) {
         let raft = &self.node.raft;
         let (me, is_leader) = (raft.id, raft.state == StateRole::Leader);
-        let mut is_sending = false;
+        let normal = self.node.store().index_for_bytes(bytes_max);
+        let recovering = &mut self.recovering;
+        recovering.retain(|id| is_leader && raft.prs().get(*id).is_some());
         let slowest = raft
             .prs()
             .iter()
             .filter(|(id, _)| is_leader && **id != me)
-            .map(|(_, p)| match p.state {
+            .map(|(id, p)| match p.state {
                 ProgressState::Snapshot => {
-                    is_sending = true;
+                    recovering.insert(*id);
                     p.matched.max(p.pending_snapshot)
                 }
-                ProgressState::Probe | ProgressState::Replicate => p.matched,
+                ProgressState::Probe | ProgressState::Replicate => {
+                    // Who went away again is waited for no longer than others.
+                    if p.matched >= normal || !p.recent_active || planted!(SnapshotAfterSnapshot) {
+                        recovering.remove(id);
+                    }
+                    p.matched
+                }
             })
             .min();
-        let patience = if is_sending { SNAPSHOT_PATIENCE } else { 1 };
+        let patience = match recovering.is_empty() {
+            true => 1,
+            false => SNAPSHOT_PATIENCE,
+        };
         let bytes_max = bytes_max.saturating_mul(patience);
         let forced = self.node.store().index_for_bytes(bytes_max).min(bound);
         let cut = slowest

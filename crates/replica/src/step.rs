@@ -4,7 +4,7 @@
 //! waits: durable writes, applying and sending are effects whose completion comes back as input. Batching is structure
 //! here: whatever has gathered in the inbox becomes one write, one sync and one apply batch.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use storage::wal::Marker;
 use crate::brief;
 use crate::duties::{self, Duties};
 use crate::ids::RequestIds;
+use crate::past::{self, Past};
 use crate::pending::Pending;
 use crate::raft_core::{LogLost, RaftCore, Ready, Standing};
 use crate::reads::{Reads, Wanted};
@@ -96,6 +97,8 @@ pub struct Replica {
     duties: Duties,
     /// Proposals that no leader has taken yet.
     stalled: VecDeque<Stalled>,
+    /// Set while the log is as at a founding and nobody has said that this member is new; see [`past`].
+    newcomer: Option<Newcomer>,
     transfer: Option<(Ticket, MemberId, u64)>,
     apply_backlog: VecDeque<raftpb::Entry>,
     apply_jobs: usize,
@@ -110,6 +113,8 @@ pub struct Replica {
     leases_expired: u64,
     /// A snapshot whose rows are on the disk and of which raft does not know yet.
     received: Option<Box<raftpb::Message>>,
+    /// Snapshots on their way, by receiver; of several only the end of the last one counts.
+    sending: BTreeMap<u64, u32>,
     installing: Option<Installing>,
     status: Status,
     standing: Standing,
@@ -140,6 +145,16 @@ struct Installing {
     job: Option<LogJob>,
 }
 
+/// A member that may have lost what it held.
+#[derive(Debug, Default)]
+struct Newcomer {
+    /// When the others were asked last.
+    asked_us: Option<u64>,
+}
+
+/// How long a question for the past is not repeated.
+const ASK_AGAIN_US: u64 = 1_000_000;
+
 /// When the next checkpoint is due.
 #[derive(Debug, Default)]
 struct CheckpointClock {
@@ -158,9 +173,14 @@ impl Replica {
         ids: Arc<RequestIds>,
         applied: u64,
         revision: i64,
+        past: Past,
     ) -> Self {
         let standing = core.standing();
+        let is_newcomer = core.last_term() <= past::FOUNDING_TERM
+            && !standing.is_sole_voter
+            && past != Past::Nothing;
         Replica {
+            newcomer: is_newcomer.then(Newcomer::default),
             config,
             core,
             ids,
@@ -182,6 +202,7 @@ impl Replica {
             },
             leases_expired: 0,
             received: None,
+            sending: BTreeMap::new(),
             installing: None,
             status: Status::default(),
             standing,
@@ -234,6 +255,7 @@ impl Replica {
             Input::Peer(_) if self.installing.is_some() => {}
             // A snapshot comes with its rows, or not at all.
             Input::Peer(message) if message.r#type() == raftpb::MessageType::MsgSnap => {}
+            Input::Peer(message) if self.is_doubtful(&message) => self.ask_past(now, effects),
             Input::Peer(message) => {
                 if let Err(lost) = self.core.receive(&message) {
                     self.log_is_lost(lost, effects);
@@ -243,7 +265,11 @@ impl Replica {
             Input::Persisted { number } => self.persisted(number),
             Input::Applied(done) => self.batch_applied(now, done, effects),
             Input::Checkpointed(marker) => self.checkpointed(marker, effects),
-            Input::SnapshotSent { to, is_sent } => self.core.report_snapshot(to.0, is_sent),
+            Input::SnapshotSent { to, is_sent } => self.snapshot_sent(to.0, is_sent),
+            Input::SnapshotReceived(message) if self.is_doubtful(&message) => {
+                self.ask_past(now, effects);
+                effects.push(Effect::DropSnapshot);
+            }
             Input::SnapshotReceived(message) => {
                 // While the log of the one before is being written, the next may have come.
                 assert!(
@@ -253,6 +279,51 @@ impl Replica {
                 self.received = Some(message);
             }
             Input::Installed(installed) => self.installed(&installed, effects),
+            Input::Past(past) => self.past_is(past, effects),
+        }
+    }
+
+    /// With several on their way (one may be from an earlier time as a leader) each takes the receiver from the one before. If raft heard
+    /// of the end of that, it would send another, which would take it from the one that is about to arrive, and so on for ever.
+    fn snapshot_sent(&mut self, to: u64, is_sent: bool) {
+        let Some(count) = self.sending.get_mut(&to) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 || planted!(SnapshotOverSnapshot) {
+            self.sending.remove(&to);
+            self.core.report_snapshot(to, is_sent);
+        }
+    }
+
+    /// Whether somebody speaks of a past that this member does not know of, and may have forgotten.
+    fn is_doubtful(&mut self, message: &raftpb::Message) -> bool {
+        if self.newcomer.is_some() && self.core.last_term() > past::FOUNDING_TERM {
+            self.newcomer = None;
+        }
+        let (term, vote) = self.core.vote();
+        self.newcomer.is_some()
+            && !planted!(WipedMemberVotes)
+            && past::is_shown(message, term, vote)
+    }
+
+    fn ask_past(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let newcomer = self.newcomer.as_mut().expect("only a newcomer doubts");
+        let is_due = |asked: u64| now.monotonic_us >= asked + ASK_AGAIN_US;
+        if newcomer.asked_us.is_none_or(is_due) {
+            newcomer.asked_us = Some(now.monotonic_us);
+            effects.push(Effect::AskPast);
+        }
+    }
+
+    fn past_is(&mut self, past: Past, effects: &mut Vec<Effect>) {
+        match past {
+            Past::Nothing => self.newcomer = None,
+            Past::Started if self.newcomer.is_some() => {
+                let fault = past::lost(self.config.member);
+                self.stop(fault, effects);
+            }
+            Past::Started | Past::Unknown => {}
         }
     }
 
@@ -276,6 +347,11 @@ impl Replica {
     }
 
     fn do_duties(&mut self, now: Now) {
+        // Who publishes itself has taken part. That must not be known of it before it is: see [`past`]. Without a leader everything would
+        // be asked for in vain, and only asked for again after a time.
+        if self.core.last_term() <= past::FOUNDING_TERM || self.standing.leader == 0 {
+            return;
+        }
         for proposal in self.duties.tick(now, self.revision) {
             self.leases_expired += u64::from(proposal.request.lease_revoke.is_some());
             self.propose_own(proposal);
@@ -357,7 +433,8 @@ impl Replica {
 
     /// Gives a proposal to raft, or keeps it until there is a leader. Earlier ones that wait go first.
     fn offer(&mut self, proposal: Stalled) {
-        let is_still = self.installing.is_some() || self.standing.leader == 0;
+        let is_still =
+            self.installing.is_some() || self.standing.leader == 0 || self.core.is_transferring();
         if !self.stalled.is_empty() || is_still {
             self.stalled.push_back(proposal);
             return;
@@ -367,7 +444,7 @@ impl Replica {
 
     fn hand_to_raft(&mut self, proposal: Stalled) {
         let Stalled { data, kind, .. } = proposal;
-        // A proposal that raft drops here (a leader handing over) times out for its caller, as in etcd.
+        // One that raft drops here, because the leader has just gone, times out for its caller, as in etcd.
         let _ = match kind {
             Proposal::Normal => self.core.propose(data),
             Proposal::Change => self.core.propose_change(data),
@@ -699,6 +776,9 @@ impl Replica {
 
     fn perform(&mut self, mut ready: Ready, effects: &mut Vec<Effect>) {
         for message in std::mem::take(&mut ready.messages) {
+            if message.r#type() == raftpb::MessageType::MsgSnap {
+                *self.sending.entry(message.to()).or_default() += 1;
+            }
             effects.push(send(message));
         }
         for (context, index) in std::mem::take(&mut ready.reads) {
@@ -756,7 +836,8 @@ impl Replica {
                 self.do_duties(now);
             }
         }
-        if after.leader != 0 {
+        // While the leadership is handed over, proposals wait for whoever has it then: raft would drop them.
+        if after.leader != 0 && !self.core.is_transferring() {
             for proposal in std::mem::take(&mut self.stalled) {
                 self.hand_to_raft(proposal);
             }

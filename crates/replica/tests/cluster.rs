@@ -11,6 +11,7 @@ use proto::raftpb;
 use replica::boot::{self, Booted, Params};
 use replica::duties::{self, AutoCompaction};
 use replica::ids::RequestIds;
+use replica::past::Past;
 use replica::snapshots::{Outgoing, Received};
 use replica::workers::{ApplyWorker, LogWorker, StoreDone, StoreWorker, Stored};
 use replica::{Config, Effect, Input, MemberId, Now, Replica, Reply, Request, Ticket};
@@ -58,6 +59,7 @@ fn params(me: u64, size: u64, wall_ms: u64) -> Params {
             cluster_id: 77,
             member_id: me,
         },
+        past: Past::Nothing,
         initial_members,
         config: Config {
             member: MemberId(me),
@@ -245,7 +247,7 @@ impl Cluster {
                 let received = node.received.take().expect("dropped once");
                 received.discard().expect("the disk works");
             }
-            Effect::MembersChanged => {}
+            Effect::MembersChanged | Effect::AskPast => {}
             Effect::Removed => node.is_removed = true,
             Effect::Stop(fault) => panic!("member {id} stopped: {fault}"),
         }

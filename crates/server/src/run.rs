@@ -321,6 +321,7 @@ fn boot_params(config: &Config, identity: Identity) -> boot::Params {
         layout: Layout::new(&config.data_dir, config.wal_dir.clone()),
         permissions: Permissions::Warn,
         identity,
+        past: replica::past::Past::default(),
         initial_members: founding_members(config),
         config: replica::Config {
             member,

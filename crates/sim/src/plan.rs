@@ -14,6 +14,23 @@ pub struct Options {
     pub members: Option<usize>,
     /// Whether faults happen.
     pub faults: bool,
+    /// What the world is mostly about.
+    pub theme: Theme,
+}
+
+/// What a world is mostly about. A seed draws everything from everything; a theme makes what it names frequent, for a look at it or a
+/// hunt for something that has to do with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Theme {
+    /// Nothing in particular.
+    #[default]
+    Any,
+    /// Members that fall behind what the others keep of the log.
+    Snapshots,
+    /// Members that come and go, and lose their disks.
+    Members,
+    /// Leases, and leaders that change.
+    Leases,
 }
 
 /// The network between members.
@@ -50,6 +67,10 @@ pub struct Faults {
     pub slow_disk: bool,
     /// One bit of a file flips.
     pub bit_rot: bool,
+    /// A disk is emptied.
+    pub wipe: bool,
+    /// A clock goes forward by up to half a minute at once.
+    pub clock_jump: bool,
     /// Clocks run between 0.7 and 1.4 times as fast as they should.
     pub drift: bool,
 }
@@ -150,6 +171,8 @@ impl Plan {
             slow_disk: on(dice, 300),
             drift: on(dice, 400),
             bit_rot: false,
+            wipe: false,
+            clock_jump: false,
         };
         let mut plan = Plan {
             seed: options.seed,
@@ -204,6 +227,45 @@ impl Plan {
             plan.members = 7;
         }
         plan.change_us = *dice.pick(&[0, 0, 5_000_000, 15_000_000]);
+        plan.faults.wipe = on(dice, 250);
+        plan.faults.clock_jump = on(dice, 150);
+        plan.lean_to(options.theme);
         plan
+    }
+
+    fn lean_to(&mut self, theme: Theme) {
+        let theme_members = match theme {
+            Theme::Any => return,
+            Theme::Snapshots => {
+                self.log_keep_entries = self.log_keep_entries.min(5);
+                self.log_keep_bytes = self.log_keep_bytes.min(2_000);
+                self.checkpoint_every_us = 300_000;
+                self.think_us = self.think_us.min(200_000);
+                self.compactions = 60;
+                self.watchers = 4;
+                self.leases = self.leases.max(100);
+                self.faults.partition = true;
+                self.faults.crash = true;
+                self.faults.wipe = false;
+                self.faults.bit_rot = false;
+                3
+            }
+            Theme::Members => {
+                self.change_us = 4_000_000;
+                self.faults.wipe = true;
+                self.faults.partition = true;
+                3
+            }
+            Theme::Leases => {
+                self.leases = 400;
+                self.transfer_us = 4_000_000;
+                self.faults.pause = true;
+                self.faults.partition = true;
+                self.faults.clock_jump = false;
+                3
+            }
+        };
+        self.members = self.members.max(theme_members);
+        self.fault_gap_us = self.fault_gap_us.min(2_500_000);
     }
 }

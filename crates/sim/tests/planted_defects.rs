@@ -30,7 +30,7 @@ mod hunt {
     use std::time::Instant;
 
     use sim::checker;
-    use sim::plan::Options;
+    use sim::plan::{Options, Theme};
     use sim::world;
     use storage::planted::{Defect, choose};
 
@@ -74,7 +74,26 @@ mod hunt {
             Defect::OldLeaderRevokesLeases | Defect::LeaseClocksRunOn => &["lease over early"],
             Defect::SnapshotSkipsEvents => &["watch: reliable", "watch: atomic"],
             Defect::SnapshotForgetsLeases => &["lost lease", "does not come to rest"],
+            Defect::WipedMemberVotes => &["has lost its disk and takes part"],
+            Defect::SnapshotAfterSnapshot => &["snapshot after snapshot"],
+            Defect::SnapshotOverSnapshot => &["does not come to rest"],
             Defect::InstallLeftHalfDone => &["but the store has applied"],
+        }
+    }
+
+    /// What the worlds are about in which it is looked for.
+    fn theme(defect: Defect) -> Theme {
+        match defect {
+            Defect::SnapshotSkipsEvents
+            | Defect::SnapshotForgetsLeases
+            | Defect::InstallLeftHalfDone
+            | Defect::SnapshotAfterSnapshot
+            | Defect::SnapshotOverSnapshot => Theme::Snapshots,
+            Defect::WipedMemberVotes => Theme::Members,
+            Defect::KeepAliveUnconfirmed
+            | Defect::OldLeaderRevokesLeases
+            | Defect::LeaseClocksRunOn => Theme::Leases,
+            _ => Theme::Any,
         }
     }
 
@@ -104,7 +123,7 @@ mod hunt {
         }));
         let began = Instant::now();
         for seed in 1..=SEEDS_UNPLANTED {
-            if let Some(found) = judge(seed).first() {
+            if let Some(found) = judge(seed, Theme::Any).first() {
                 return Err(format!(
                     "seed {seed} finds fault with the member as it should be: {found}"
                 ));
@@ -142,9 +161,10 @@ mod hunt {
     /// Runs seeds until one tells of the defect.
     fn hunt(defect: Defect) -> Result<String, String> {
         let mut otherwise: Option<(u64, String)> = None;
+        let theme = theme(defect);
         for seed in 1..=SEEDS_MAX {
             choose(Some(defect));
-            let found = judge(seed);
+            let found = judge(seed, theme);
             choose(None);
             let is_expected = |found: &&String| {
                 expected(defect)
@@ -152,7 +172,7 @@ mod hunt {
                     .any(|expected| found.contains(expected))
             };
             if let Some(found) = found.iter().find(is_expected) {
-                if let Some(found) = judge(seed).first() {
+                if let Some(found) = judge(seed, theme).first() {
                     return Err(format!("seed {seed} finds fault without it: {found}"));
                 }
                 return Ok(format!("seed {seed:>3}: {}", shorten(found)));
@@ -168,12 +188,13 @@ mod hunt {
     }
 
     /// Everything that is wrong in the world of a seed.
-    fn judge(seed: u64) -> Vec<String> {
+    fn judge(seed: u64, theme: Theme) -> Vec<String> {
         let options = Options {
             seed,
             seconds: 200,
             members: None,
             faults: true,
+            theme,
         };
         let Ok(run) = panic::catch_unwind(AssertUnwindSafe(|| world::run(&options))) else {
             return vec![

@@ -66,13 +66,19 @@ pub enum Defect {
     /// The clocks of leases stay as they were before a snapshot was installed (what is restored at a start has to be restored here as
     /// well; #14571 is the same with users).
     SnapshotForgetsLeases,
+    /// A member that lost its disk votes with an empty log (etcd's panic in #20269 comes too late for that).
+    WipedMemberVotes,
+    /// What a snapshot does not hold is cut before its receiver has it: it needs another, and so on (#5317).
+    SnapshotAfterSnapshot,
+    /// The end of a snapshot that was overtaken by another counts as the end of that one (#18055 is another trap of two in a row).
+    SnapshotOverSnapshot,
     /// A start does not notice that the last life put a snapshot in place in the store, and not yet in the log.
     InstallLeftHalfDone,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Defect; 27] = {
+    pub const ALL: [Defect; 30] = {
         use Defect::*;
         [
             AnswerBeforeSync,
@@ -101,6 +107,9 @@ impl Defect {
             LeaseClocksRunOn,
             SnapshotSkipsEvents,
             SnapshotForgetsLeases,
+            WipedMemberVotes,
+            SnapshotAfterSnapshot,
+            SnapshotOverSnapshot,
             InstallLeftHalfDone,
         ]
     };

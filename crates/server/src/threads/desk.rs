@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use proto::error::{self, RpcError};
+use replica::past::Past;
 use replica::{Effect, Input, Replica, Ticket};
 use storage::fault::{Fault, FaultKind};
 
@@ -175,6 +176,7 @@ impl Decider {
                 Effect::InstallSnapshot => self.apply.tell(ApplyInput::Install),
                 Effect::DropSnapshot => self.apply.tell(ApplyInput::DropReceived),
                 Effect::MembersChanged => {}
+                Effect::AskPast => applied.push(Input::Past(Past::Unknown)),
                 Effect::Removed => self.alarm.raise(Fault::new(
                     FaultKind::Identity,
                     "the member has been permanently removed from the cluster; empty its data directory.",

@@ -93,6 +93,7 @@ fn params() -> Params {
             cluster_id: 77,
             member_id: 1,
         },
+        past: replica::past::Past::Nothing,
         initial_members: vec![state::membership::Member {
             id: 1,
             peer_urls: Some(vec!["http://127.0.0.1:2380".into()]),

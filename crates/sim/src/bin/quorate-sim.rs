@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
-use sim::plan::Options;
+use sim::plan::{Options, Theme};
 use sim::world::{self, Run};
 
 /// Simulates clusters of real members in one thread, in virtual time.
@@ -29,9 +29,15 @@ struct Args {
     /// Number of members; drawn from the seed if not given.
     #[arg(long)]
     members: Option<usize>,
+    /// What the worlds are mostly about.
+    #[arg(long, value_enum, default_value_t)]
+    theme: Theme,
     /// Without faults.
     #[arg(long)]
     calm: bool,
+    /// Print what clients saw, and all revisions.
+    #[arg(long)]
+    history: bool,
     /// Print the hash of the trace and nothing else.
     #[arg(long)]
     hash: bool,
@@ -160,6 +166,14 @@ fn some(args: &Args, first: u64, count: u64, totals: &mut Totals) -> Result<(), 
 fn one(args: &Args, seed: u64) -> Result<Run, String> {
     let run = run(args, seed);
     let violations = sim::checker::check(&run.history);
+    if args.history {
+        for (number, op) in run.history.ops.iter().enumerate() {
+            println!("{number} {op:?}");
+        }
+        for revision in &run.history.log {
+            println!("{revision:?}");
+        }
+    }
     if run.failure.is_none() && violations.is_empty() {
         return Ok(run);
     }
@@ -182,6 +196,7 @@ fn run(args: &Args, seed: u64) -> Run {
         seconds: args.seconds,
         members: args.members,
         faults: !args.calm,
+        theme: args.theme,
     })
 }
 

@@ -108,10 +108,7 @@ pub(super) fn may_have_ended(history: &History) -> impl Fn(i64, i64) -> bool {
         if op.return_us.is_some() && says(&op.outcome) == Some(true) {
             for id in leases_in(&op.request) {
                 let last = used_us.entry(id).or_default();
-                // A revocation is the end itself.
-                if !matches!(op.request, Request::LeaseRevoke { .. }) {
-                    *last = op.call_us.max(*last);
-                }
+                *last = op.call_us.max(*last);
             }
         }
     }

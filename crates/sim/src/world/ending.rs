@@ -56,6 +56,8 @@ impl World {
                 return false;
             }
             self.run_until(self.now_us + LOOK_US);
+            // The answer to whoever added a member may have been lost.
+            self.start_members();
         }
         true
     }

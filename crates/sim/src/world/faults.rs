@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use storage::disk::Disk as _;
+use storage::disk::{Disk as _, MemDisk};
 
 use super::machine::{Life, Work};
 use super::{Event, Mend, Moment, World};
@@ -71,6 +71,8 @@ enum Fault {
     SlowDisk,
     Drift,
     BitRot,
+    Wipe,
+    ClockJump,
 }
 
 impl World {
@@ -107,6 +109,8 @@ impl World {
             (on.slow_disk, Fault::SlowDisk),
             (on.drift, Fault::Drift),
             (on.bit_rot, Fault::BitRot),
+            (on.wipe, Fault::Wipe),
+            (on.clock_jump, Fault::ClockJump),
         ];
         let kinds: Vec<Fault> = kinds
             .into_iter()
@@ -133,6 +137,8 @@ impl World {
             }
             Fault::Drift => self.draw_clock(member),
             Fault::BitRot => self.rot(member),
+            Fault::Wipe => self.wipe(member),
+            Fault::ClockJump => self.jump_clock(member),
         }
     }
 
@@ -282,6 +288,33 @@ impl World {
         self.note(member, "pause", 0, 0);
         let length = self.dice.faults.between(300_000, 6_000_000);
         self.machines[member].paused_until_us = self.now_us + length;
+    }
+
+    /// The clock of a member goes forward by up to half a minute at once. Its ticks do not: they are counted, not timed.
+    fn jump_clock(&mut self, member: usize) {
+        self.links.count("clock jump");
+        let by_us = self.dice.faults.between(100_000, 30_000_000);
+        self.note(member, "clock jumps", by_us, 0);
+        self.machines[member].clock.jump(by_us);
+    }
+
+    /// A member loses its disk and is started with an empty one, as the same member. It must not take part any more.
+    fn wipe(&mut self, member: usize) {
+        if self.machines[member].is_impaired()
+            || !self.can_do_without(member)
+            || !self.is_known_as_started(member)
+        {
+            return;
+        }
+        self.links.count("wipe");
+        self.cut_power(member);
+        self.note(member, "disk emptied", 0, 0);
+        let machine = &mut self.machines[member];
+        machine.disk = MemDisk::new();
+        machine.is_wiped = true;
+        machine.is_full = false;
+        let down = self.dice.faults.delay(50_000, 2_000_000);
+        self.schedule(down, Event::Mend(Mend::Restart(member)));
     }
 
     fn fail_sync(&mut self, member: usize) {

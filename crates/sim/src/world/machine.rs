@@ -50,6 +50,10 @@ pub(super) struct Machine {
     pub rotten: Option<String>,
     /// The member has noticed that; it will not start again.
     pub is_lost: bool,
+    /// Its disk was emptied after it had taken part.
+    pub is_wiped: bool,
+    /// When it was first started.
+    pub began_us: Option<u64>,
     /// It was bought, and belongs to nobody yet.
     pub is_spare: bool,
     /// Its member was removed, for ever.
@@ -113,7 +117,7 @@ pub(super) struct Life {
 impl Machine {
     /// It will not come back as it was, or its member knows already that it does not.
     pub fn is_impaired(&self) -> bool {
-        self.rotten.is_some() || self.is_lost
+        self.rotten.is_some() || self.is_lost || self.is_wiped
     }
 
     pub fn new(id: u64, disk: MemDisk) -> Machine {
@@ -134,6 +138,8 @@ impl Machine {
             is_full: false,
             rotten: None,
             is_lost: false,
+            is_wiped: false,
+            began_us: None,
             is_spare: false,
             is_removed: false,
         }
@@ -145,6 +151,11 @@ impl Clock {
         Now {
             monotonic_us: self.local_us + (true_us - self.true_us) * self.rate / 1000,
         }
+    }
+
+    /// Goes forward at once.
+    pub fn jump(&mut self, local_us: u64) {
+        self.local_us += local_us;
     }
 
     pub fn set_rate(&mut self, true_us: u64, rate: u64) {
@@ -166,7 +177,8 @@ impl World {
         let machine = &mut self.machines[member];
         assert!(machine.life.is_none(), "a member is started twice");
         machine.lives += 1;
-        machine.expects_end = machine.is_full || machine.rotten.is_some();
+        machine.expects_end = machine.is_full || machine.is_impaired();
+        machine.began_us.get_or_insert(self.now_us);
         match boot::start(Arc::new(machine.disk.clone()), params) {
             Ok(booted) => self.begin(member, booted),
             Err(fault) => self.boot_failed(member, &fault),
@@ -256,7 +268,8 @@ impl World {
         self.prepare_spare(member);
     }
 
-    fn params(&self, member: usize) -> Params {
+    fn params(&mut self, member: usize) -> Params {
+        let past = self.past_at_start(member);
         let plan = &self.plan;
         let machine = &self.machines[member];
         let id = machine.id;
@@ -280,6 +293,7 @@ impl World {
                 cluster_id: 77,
                 member_id: id,
             },
+            past,
             initial_members,
             config: Config {
                 member: MemberId(id),
@@ -349,6 +363,7 @@ impl World {
             Moment::Hashed => self.hashed(member),
             Moment::Hub => self.hub_step(member),
             Moment::HubClock => self.hub_clock(member),
+            Moment::Past => self.past_answered(member),
             Moment::PowerCut | Moment::Kill if !self.is_safety_phase => {}
             Moment::PowerCut => self.crash(member),
             Moment::Kill => self.kill(member),
@@ -447,6 +462,7 @@ impl World {
                 self.start_storing(member);
             }
             Effect::DropSnapshot => self.drop_snapshot(member),
+            Effect::AskPast => self.ask_past(member),
             // The network of the simulation knows everybody.
             Effect::MembersChanged => {}
             Effect::Removed => self.removed(member),

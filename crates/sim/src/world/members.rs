@@ -5,16 +5,19 @@
 
 use proto::raftpb::{ConfChange, ConfChangeType};
 use replica::members::{self, HEALTHY_US};
+use replica::past::{Past, judge};
 use replica::{Input, MemberId, Reply, Request as Ask, Ticket};
 use state::Response;
 use state::membership::{ChangeContext, Member, Membership};
 use storage::disk::MemDisk;
 
 use super::machine::{Life, Machine};
-use super::{Event, Mend, World};
+use super::{Event, Mend, Moment, World};
 
 /// Machines that may be bought in one world.
 const MACHINES_MAX: usize = 14;
+/// By then a member that has started has told its name, and the others have it in a checkpoint.
+const STARTED_US: u64 = 20_000_000;
 /// A cluster is not made smaller than this.
 const VOTERS_MIN: usize = 3;
 
@@ -81,6 +84,67 @@ impl World {
         })
     }
 
+    /// Whether a member has started in a way that every other voter knows and will not forget, not even in a restart. What a member did
+    /// before that, it could not be told: see decision 0010.
+    pub(super) fn is_known_as_started(&self, member: usize) -> bool {
+        let machine = &self.machines[member];
+        let is_old = machine
+            .began_us
+            .is_some_and(|began| self.now_us >= began + STARTED_US);
+        let Some(known) = self.newest_members() else {
+            return false;
+        };
+        let knows = |other: &Member| {
+            let life = self.machines[other.id as usize - 1].life.as_ref();
+            let listed = |life: &Life| {
+                life.view
+                    .members()
+                    .get(machine.id)
+                    .is_some_and(Member::is_started)
+            };
+            other.id == machine.id || other.is_learner || life.is_some_and(listed)
+        };
+        is_old && known.members.len() > 1 && known.members.values().all(knows)
+    }
+
+    /// What the edge asks before it starts a member with an empty directory, if it does.
+    pub(super) fn past_at_start(&mut self, member: usize) -> Past {
+        match self.dice.members.chance(500) {
+            true => self.past_of(member),
+            false => Past::Unknown,
+        }
+    }
+
+    /// A member wants to know what the others say of it.
+    pub(super) fn ask_past(&mut self, member: usize) {
+        let wait = self.dice.members.delay(1_000, 100_000);
+        self.after(member, wait, Moment::Past);
+    }
+
+    pub(super) fn past_answered(&mut self, member: usize) {
+        let past = self.past_of(member);
+        self.note(member, "past", past as u64, 0);
+        self.input(member, Input::Past(past));
+    }
+
+    /// As whom the members that this one reaches list it.
+    fn past_of(&self, member: usize) -> Past {
+        let is_reached = |other: usize| {
+            other != member
+                && self.links.is_open(member, other)
+                && self.links.is_open(other, member)
+                && self.machines[other].paused_until_us <= self.now_us
+        };
+        let mut answers = Vec::new();
+        for (other, machine) in self.machines.iter().enumerate() {
+            if let Some(life) = machine.life.as_ref().filter(|_| is_reached(other)) {
+                let list = life.view.members().members.values().cloned().collect();
+                answers.push((MemberId(machine.id), list));
+            }
+        }
+        judge(MemberId(self.machines[member].id), &answers)
+    }
+
     fn goes_on(&self, known: &Membership, without: u64) -> bool {
         let counts = |member: &&Member| {
             !member.is_learner
@@ -92,8 +156,10 @@ impl World {
             .values()
             .filter(counts)
             .map(|member| member.id);
+        // One that has not started cannot help: the others may be too few to tell whether it is new.
         let is_sound = |id: u64| {
             id != without
+                && known.get(id).is_some_and(Member::is_started)
                 && !self.changes_asked.contains_key(&id)
                 && !self.machines[id as usize - 1].is_impaired()
         };

@@ -97,6 +97,7 @@ enum Moment {
     Hashed,
     Hub,
     HubClock,
+    Past,
     PowerCut,
     Kill,
 }
@@ -207,10 +208,10 @@ pub fn run(options: &Options) -> Run {
     }
     let mut history = world.history;
     history.log = world.ledger.into_log();
-    history.clock_rate_max = if world.plan.faults.drift {
-        *RATE.end()
-    } else {
-        1000
+    history.clock_rate_max = match world.plan.faults {
+        faults if faults.clock_jump => u64::MAX,
+        faults if faults.drift => *RATE.end(),
+        _ => 1000,
     };
     Run {
         trace_hash: world.trace.hash(),
@@ -222,6 +223,15 @@ pub fn run(options: &Options) -> Run {
         snapshots: (world.snapshots.sent, world.snapshots.installed),
         failure: world.failure,
         tail: world.trace.to_string(),
+    }
+}
+
+/// Whether others rely on what the sender holds, or on its having heard them.
+fn is_promise(message: &raftpb::Message) -> bool {
+    use raftpb::MessageType as T;
+    match message.r#type() {
+        T::MsgAppResp | T::MsgVoteResp | T::MsgPreVoteResp => !message.reject(),
+        kind => kind == T::MsgHeartbeatResp,
     }
 }
 
@@ -364,6 +374,13 @@ impl World {
         } else {
             (0, 0)
         };
+        if self.machines[from].is_wiped && is_promise(message) {
+            let kind = message.r#type();
+            return self.fail(format!(
+                "member {} has lost its disk and takes part: {kind:?}",
+                from + 1
+            ));
+        }
         if !self.links.is_open(from, to) || self.dice.network.chance(loss) {
             self.note(
                 from,

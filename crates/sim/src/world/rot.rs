@@ -62,6 +62,14 @@ impl World {
 
     /// A member has noticed that its files are damaged. True if that is so; then it is lost.
     pub(super) fn is_lost_to(&mut self, member: usize, fault: &Fault) -> bool {
+        if self.machines[member].is_wiped {
+            // What it says may also be due to what else is wrong with it.
+            let is_lost = matches!(fault.kind(), FaultKind::Gap | FaultKind::Identity);
+            if is_lost {
+                self.lose(member);
+            }
+            return is_lost;
+        }
         let Some(rotten) = self.machines[member].rotten.clone() else {
             return false;
         };
@@ -77,10 +85,15 @@ impl World {
             self.fail(format!("{rotten} is damaged, but the member says: {fault}"));
         }
         self.links.count("bit rot found");
+        self.lose(member);
+        true
+    }
+
+    /// The member will not come back.
+    fn lose(&mut self, member: usize) {
         self.note(member, "lost", 0, 0);
         self.cut_power(member);
         self.machines[member].is_lost = true;
         self.is_over = self.machines.iter().all(|machine| machine.is_lost);
-        true
     }
 }
