@@ -15,6 +15,7 @@ pub mod long_calls;
 pub mod member;
 pub mod metered;
 pub mod metrics;
+pub mod peer;
 pub mod run;
 pub mod threads;
 pub mod transport;

@@ -512,7 +512,7 @@ fn push_text(out: &mut String, text: &str) {
 }
 
 /// `2026-11-23T08:45:01.123456Z`.
-fn timestamp(now: SystemTime) -> String {
+pub(crate) fn timestamp(now: SystemTime) -> String {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use proto::error::RpcError;
 use proto::etcdserverpb::ResponseHeader;
+use proto::raftpb;
 use replica::ids::RequestIds;
 use replica::{Input, Status};
 use state::ReadView;
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::long_calls::LongCalls;
 use crate::metrics::{Counter, Metrics};
+use crate::peer::links::Links;
 use crate::threads::Desk;
 
 /// What clients are limited to.
@@ -86,6 +88,8 @@ pub struct Member {
     pub raft: RaftStatus,
     pub metrics: Metrics,
     pub long_calls: LongCalls,
+    /// The ways to the other members.
+    pub links: Arc<Links>,
     /// Set once, before anything is served.
     pub hooks: OnceLock<Box<dyn Maintenance>>,
     settings: OnceLock<Settings>,
@@ -110,6 +114,7 @@ impl Member {
             raft: RaftStatus::default(),
             metrics: Metrics::default(),
             long_calls: LongCalls::default(),
+            links: Arc::new(Links::new(member_id)),
             hooks: OnceLock::new(),
             settings: OnceLock::new(),
             desk,
@@ -129,6 +134,16 @@ impl Member {
     /// Hands something in for the replica, or refuses when too much waits there.
     pub fn tell(&self, input: Input) -> Result<(), &'static RpcError> {
         self.desk.offer(input)
+    }
+
+    /// Hands in what a peer has sent, in order. How many messages were dropped because too much waits already.
+    pub fn deliver(&self, messages: Vec<raftpb::Message>) -> usize {
+        self.desk.deliver(messages)
+    }
+
+    /// Hands in what the replica must hear of, and of which there is no more than it has asked for.
+    pub fn report(&self, input: Input) {
+        self.desk.leave(input);
     }
 
     /// A header as every answer carries it.

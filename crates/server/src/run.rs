@@ -26,6 +26,7 @@ use crate::grpc::session::Session;
 use crate::logging::{self, Level, Note};
 use crate::member::{Limits, Maintenance, Member, Settings};
 use crate::metered::MeteredDisk;
+use crate::peer::{self, Peers};
 use crate::threads::{Core, Defragmenter, Inboxes, Surroundings, Threads};
 use crate::transport::listen::{Listener, SocketOptions};
 use crate::transport::{self, Speaks, Transport};
@@ -71,6 +72,7 @@ struct Running {
     listeners: Vec<Listening>,
     transport: Transport,
     threads: Threads,
+    peers: Peers,
     member: Arc<Member>,
     data_dir: storage::datadir::DataDir,
     data_dir_shown: String,
@@ -85,6 +87,7 @@ impl Running {
             .enable_all()
             .build()
             .map_err(|why| format!("no event loop: {why}"))?;
+        let ports = peer::Ports::bind(config)?;
         let listeners = runtime.block_on(bind_all(config))?;
         tell_start(config);
         let disk: Arc<dyn Disk> = if config.unsafe_no_fsync {
@@ -111,7 +114,7 @@ impl Running {
             tracing::warn!("{warning}");
         }
         tell_identity(config, identity, booted.is_new);
-        Self::assemble(config, identity, booted, runtime, listeners, files)
+        Self::assemble(config, identity, booted, runtime, (ports, listeners), files)
             .map_err(|why| format!("cannot start a thread: {why}"))
     }
 
@@ -120,7 +123,7 @@ impl Running {
         identity: Identity,
         booted: Booted,
         runtime: tokio::runtime::Runtime,
-        listeners: Vec<Listening>,
+        (ports, listeners): (peer::Ports, Vec<Listening>),
         files: u64,
     ) -> io::Result<Self> {
         let cores = std::thread::available_parallelism()
@@ -157,6 +160,11 @@ impl Running {
         };
         let threads = Threads::start(core, inboxes, around)?;
         let _ = member.hooks.set(Box::new(Hooks(threads.defragmenter())));
+        let peers = {
+            let options = peer::Options::new(config, Vec::new());
+            let removed = threads.removed();
+            Peers::start(options, member.clone(), ports, move || removed.tell())?
+        };
         let options = transport_options(config, cores, files);
         let transport = {
             let member = member.clone();
@@ -174,6 +182,7 @@ impl Running {
             listeners,
             transport,
             threads,
+            peers,
             member,
             data_dir,
             data_dir_shown: config.data_dir.display().to_string(),
@@ -194,6 +203,7 @@ impl Running {
             listeners,
             transport,
             threads,
+            peers,
             member,
             data_dir,
             data_dir_shown,
@@ -239,6 +249,7 @@ impl Running {
         tell("closing etcd server");
         drop(listeners);
         transport.stop(DRAIN);
+        peers.stop();
         threads.stop(LAST_CHECKPOINT);
         drop(data_dir);
         tell("closed etcd server");

@@ -42,7 +42,7 @@ pub const GATES: &[Gate] = &[
     Gate { name: "TxnModeWriteWithSharedBuffer", stage: Stage::Beta, effect: Effect::None("there is no read buffer to share") },
     Gate { name: "LeaseCheckpoint", stage: Stage::Alpha, effect: Effect::NotYet("remaining TTLs are not replicated yet") },
     Gate { name: "LeaseCheckpointPersist", stage: Stage::Alpha, effect: Effect::NotYet("remaining TTLs are not replicated yet") },
-    Gate { name: "SetMemberLocalAddr", stage: Stage::Alpha, effect: Effect::NotYet("peers are not served yet") },
+    Gate { name: "SetMemberLocalAddr", stage: Stage::Alpha, effect: Effect::NotYet("the address that peers see is the system's choice") },
     Gate { name: "FastLeaseKeepAlive", stage: Stage::Beta, effect: Effect::NotYet("a keepalive cannot be made to wait") },
     Gate { name: "PriorityRequest", stage: Stage::Alpha, effect: Effect::NotYet("requests are admitted in their order") },
 ];

@@ -413,13 +413,6 @@ impl Config {
             return lines;
         }
         lines.extend(validate::bootstrap(self, resolve));
-        let members = self.bootstrap.initial_cluster.len();
-        if members > 1 {
-            lines.push(format!(
-                "--initial-cluster names {members} members: clusters of more than one member are not available yet, and each would \
-                 found a cluster of its own"
-            ));
-        }
         lines
     }
 

@@ -6,6 +6,7 @@
 //! Start with [`Metrics`]. Names and types: upstream's `/metrics`, odd types included (gauges called `_total`).
 
 mod page;
+mod peers;
 mod process;
 
 use std::collections::BTreeMap;

@@ -7,7 +7,7 @@ use proto::error::Code;
 use proto::methods::{self, Method};
 
 use super::process::Process;
-use super::{Counter, FileLimit, Histogram, MethodMetrics, Metrics};
+use super::{Counter, FileLimit, Histogram, MethodMetrics, Metrics, peers};
 use crate::config::VERSION_ETCD;
 use crate::member::Member;
 
@@ -18,6 +18,7 @@ pub fn page(member: &Member) -> String {
     store(&mut page, member);
     watch_and_lease(&mut page, member);
     disk(&mut page, member);
+    peers::peers(&mut page, member);
     grpc(&mut page, member);
     process(&mut page);
     let name = "promhttp_metric_handler_requests_total";
@@ -498,7 +499,7 @@ fn escape(text: &str) -> String {
         .replace('\n', "\\n")
 }
 
-struct Page(String);
+pub(super) struct Page(String);
 
 impl Page {
     fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
@@ -534,7 +535,7 @@ impl Page {
     }
 
     /// One histogram of those that share a name, told apart by `labels`.
-    fn buckets(&mut self, name: &str, labels: &str, histogram: &Histogram) {
+    pub(super) fn buckets(&mut self, name: &str, labels: &str, histogram: &Histogram) {
         let bucket = format!("{name}_bucket");
         let comma = if labels.is_empty() { "" } else { "," };
         let mut sum = 0;
@@ -553,11 +554,11 @@ impl Page {
         self.line(&format!("{name}_count"), &labels, sum);
     }
 
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn line(&mut self, name: &str, labels: &str, value: impl Display) {
+    pub(super) fn line(&mut self, name: &str, labels: &str, value: impl Display) {
         let _ = writeln!(self.0, "{name}{labels} {value}");
     }
 }

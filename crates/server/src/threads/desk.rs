@@ -9,26 +9,32 @@
 //! thread empties the inbox only while it holds the lock. So no input overtakes another, and effects leave in the order of
 //! the steps that had them, because they leave under the lock too.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use proto::error::{self, RpcError};
+use proto::raftpb;
 use replica::past::Past;
-use replica::{Effect, Input, Replica, Ticket};
-use storage::fault::{Fault, FaultKind};
+use replica::{Effect, Input, MemberId, Replica, Ticket};
 
 use super::apply::{ApplyDesk, ApplyInput};
 use super::{Alarm, INBOX_MAX, LogInput, now_since};
 use crate::calls::{self, Mailbox, shard_of};
 use crate::inbox::{Inbox, Refused};
 use crate::member::Member;
+use crate::peer::codec;
 
+/// Bytes of peers' messages that may wait. More are dropped, which raft survives.
+const PEER_BYTES_MAX: usize = 64 << 20;
 /// Inputs taken at once, which bounds how long the first of them waits for the step.
 const DRAIN_MAX: usize = 4_096;
 
 /// Where inputs for the replica are handed in.
 pub struct Desk {
     inbox: Inbox<Input>,
+    /// About how many bytes of messages wait in the inbox.
+    peer_bytes: AtomicUsize,
     /// Empty before the threads start and after they have ended. Held while a step runs and its effects leave; what leaves
     /// goes into channels that never block, or to the apply worker if that is free at once.
     decider: Mutex<Option<Decider>>,
@@ -38,6 +44,7 @@ impl Default for Desk {
     fn default() -> Self {
         Desk {
             inbox: Inbox::new(INBOX_MAX),
+            peer_bytes: AtomicUsize::new(0),
             decider: Mutex::new(None),
         }
     }
@@ -49,9 +56,11 @@ impl Desk {
     /// # Errors
     /// Too many inputs wait, or the member has stopped.
     pub fn offer(&self, input: Input) -> Result<(), &'static RpcError> {
-        let Some(input) = self.run_here(input, |decider| decider.replica.is_idle()) else {
+        let Some(mut inputs) = self.run_here(vec![input], |decider| decider.replica.is_idle())
+        else {
             return Ok(());
         };
+        let input = inputs.pop().expect("it came back");
         self.inbox.offer(input).map_err(|why| match why {
             Refused::Full => &error::TOO_MANY_REQUESTS,
             Refused::Closed => &error::STOPPED,
@@ -60,31 +69,59 @@ impl Desk {
 
     /// Hands in what a worker has completed. Never refused: there are no more of these than jobs in flight.
     pub(super) fn report(&self, input: Input) {
-        if let Some(input) = self.run_here(input, |_| true) {
+        for input in self.run_here(vec![input], |_| true).into_iter().flatten() {
             self.inbox.push(input);
         }
     }
 
     /// The same without running the step here, for a worker that has better things to do.
-    pub(super) fn leave(&self, input: Input) {
+    pub fn leave(&self, input: Input) {
         self.inbox.push(input);
     }
 
-    /// Runs the step on this thread, unless something waits, somebody else is at it, or `may` says no. Gives the input back then.
-    fn run_here(&self, input: Input, may: impl FnOnce(&Decider) -> bool) -> Option<Input> {
+    /// Hands in what a peer has sent. If nothing waits the step has been run when this returns. How many messages were dropped
+    /// because too much waits.
+    pub fn deliver(&self, messages: Vec<raftpb::Message>) -> usize {
+        let weight: usize = messages.iter().map(codec::weight).sum();
+        let inputs = messages
+            .into_iter()
+            .map(|message| Input::Peer(Box::new(message)))
+            .collect();
+        let Some(inputs) = self.run_here(inputs, |_| true) else {
+            return 0;
+        };
+        let count = inputs.len();
+        let waiting = self.peer_bytes.fetch_add(weight, Ordering::Relaxed);
+        if waiting > PEER_BYTES_MAX {
+            self.peer_bytes.fetch_sub(weight, Ordering::Relaxed);
+            return count;
+        }
+        // What is refused here counts as waiting until the inbox is emptied next, which is soon.
+        inputs
+            .into_iter()
+            .filter_map(|input| self.inbox.offer(input).err())
+            .count()
+    }
+
+    /// Runs the step on this thread, unless something waits, somebody else is at it, or `may` says no. Gives the inputs back then.
+    fn run_here(
+        &self,
+        inputs: Vec<Input>,
+        may: impl FnOnce(&Decider) -> bool,
+    ) -> Option<Vec<Input>> {
         let mut decider = match self.decider.try_lock() {
             Ok(decider) => decider,
-            Err(TryLockError::WouldBlock) => return Some(input),
+            Err(TryLockError::WouldBlock) => return Some(inputs),
             Err(TryLockError::Poisoned(_)) => panic!("a thread panicked in the middle of a step"),
         };
         match decider.as_mut() {
             Some(decider)
                 if self.inbox.is_empty() && !decider.alarm.is_stopping() && may(decider) =>
             {
-                decider.turn([input]);
+                decider.turn(inputs);
                 None
             }
-            _ => Some(input),
+            _ => Some(inputs),
         }
     }
 
@@ -116,6 +153,8 @@ impl Desk {
 
     fn turn(&self, inputs: &mut Vec<Input>) {
         let mut decider = self.lock();
+        // Before taking: what comes in between is counted as gone too early rather than never.
+        self.peer_bytes.store(0, Ordering::Relaxed);
         self.inbox.take(DRAIN_MAX, inputs);
         if let Some(decider) = decider.as_mut() {
             decider.turn(inputs.drain(..));
@@ -154,10 +193,11 @@ impl Decider {
         }
     }
 
-    /// Carries out the effects. Returns what the apply worker did at once.
+    /// Carries out the effects. Returns what has come of them at once.
     fn perform_all(&mut self) -> Vec<Input> {
         let mut answers = Answers::new(self.mailboxes.len());
-        let mut applied = Vec::new();
+        let (mut applied, mut messages) = (Vec::new(), Vec::new());
+        let links = &self.member.links;
         for effect in self.effects.drain(..) {
             match effect {
                 // A worker ends only when the member does, and then nobody waits.
@@ -166,23 +206,23 @@ impl Decider {
                 Effect::Checkpoint => self.apply.tell(ApplyInput::Checkpoint),
                 Effect::Reply(ticket, answer) => answers.add(ticket, answer),
                 Effect::Status(status) => self.member.raft.set(status),
-                // Members speak to each other from the next version on; a single one has nobody to tell.
-                Effect::Send(peer, _) => {
-                    tracing::debug!(peer = format!("{:x}", peer.0), "no way to this peer")
-                }
-                Effect::SendSnapshot(to, _) => {
-                    applied.push(Input::SnapshotSent { to, is_sent: false })
+                Effect::Send(_, message) => messages.push(*message),
+                Effect::SendSnapshot(to, message) => {
+                    if !links.send_snapshot(to.0, message) {
+                        applied.push(Input::SnapshotSent { to, is_sent: false });
+                    }
                 }
                 Effect::InstallSnapshot => self.apply.tell(ApplyInput::Install),
                 Effect::DropSnapshot => self.apply.tell(ApplyInput::DropReceived),
-                Effect::MembersChanged => {}
+                Effect::MembersChanged => links.members_changed(),
                 Effect::AskPast => applied.push(Input::Past(Past::Unknown)),
-                Effect::Removed => self.alarm.raise(Fault::new(
-                    FaultKind::Identity,
-                    "the member has been permanently removed from the cluster; empty its data directory.",
-                )),
+                Effect::Removed => self.alarm.raise_removed(),
                 Effect::Stop(fault) => self.alarm.raise(fault),
             }
+        }
+        if !messages.is_empty() {
+            let lost = links.send(messages).into_iter().map(MemberId);
+            applied.extend(lost.map(Input::PeerUnreachable));
         }
         answers.post(&self.mailboxes);
         applied

@@ -6,7 +6,6 @@ use crate::config::value::Kind::{
     Bool, Choice, Duration, Gates, Int, Strings, Text, Uint, Uint32, Urls,
 };
 
-const NO_PEERS: &str = "peers are not served yet";
 const NO_DISCOVERY: &str = "discovery is not available yet, and a member that started without it would found a cluster of its own";
 const NO_TRACING: &str = "spans are not exported yet";
 const NO_BBOLT: &str = "there is no bbolt backend to tune; commits are paced by the log";
@@ -29,7 +28,7 @@ pub(super) const MEMBER: &[Row] = &[
         "Milliseconds without a leader before an election; at least 5 heartbeats, at most 50000."),
     Row::new("initial-election-tick-advance", Bool, "true", "2567", NotYet("a member that is alone elects itself at once anyway"),
         "Shorten the wait for the first election after start."),
-    Row::new("listen-peer-urls", Urls, "http://localhost:2380", "2567", NotYet(NO_PEERS),
+    Row::new("listen-peer-urls", Urls, "http://localhost:2380", "2567", Works,
         "Where to accept traffic of other members: http, https, unix or unixs URLs."),
     Row::new("listen-client-urls", Urls, "http://localhost:2379", "2567", Works,
         "Where to accept clients: gRPC, and HTTP unless --listen-client-http-urls is given."),
@@ -67,9 +66,9 @@ pub(super) const MEMBER: &[Row] = &[
         "Set SO_REUSEADDR on listening sockets.").yaml("socket-options.reuse-address"),
     Row::new("enable-grpc-gateway", Bool, "true", "567", NotYet("the JSON gateway is not available yet"),
         "Serve the JSON gateway under /v3."),
-    Row::new("raft-read-timeout", Duration, "5s", "567", NotYet(NO_PEERS),
+    Row::new("raft-read-timeout", Duration, "5s", "567", Works,
         "Read timeout of connections between members; never below 5s.").yaml(""),
-    Row::new("raft-write-timeout", Duration, "5s", "567", NotYet(NO_PEERS),
+    Row::new("raft-write-timeout", Duration, "5s", "567", Works,
         "Write timeout of connections between members; never below 5s.").yaml(""),
     Row::new("feature-gates", Gates, "", "67", Works,
         "Features to switch, as Name=true,Other=false; AllAlpha and AllBeta stand for groups."),
