@@ -8,6 +8,7 @@
 //! A new member of a new cluster writes one configuration entry per initial member into its own log, the same on all of
 //! them, and counts them as committed: that is how etcd bootstraps, and it makes the membership part of the log.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -44,6 +45,9 @@ pub struct Params {
     pub initial_members: Vec<Member>,
     /// What the others said of this member before it started, if its directory is new; see [`crate::past`]. `Unknown` is always safe.
     pub past: Past,
+    /// Whether the member is to go on as the only one of its cluster, with the data it has. For when the others are lost for good; never
+    /// while they live.
+    pub force_new_cluster: bool,
     pub config: Config,
     pub state: StateParams,
     pub wal: wal::Options,
@@ -98,6 +102,9 @@ pub fn start(disk: Arc<dyn Disk>, params: Params) -> Result<Booted, Fault> {
     refuse_removed(&params, &state)?;
     if replaces_log && !planted!(InstallLeftHalfDone) && !holds(&log, state.applied()) {
         finish_install(&mut wal, &mut log, &state)?;
+    }
+    if params.force_new_cluster {
+        go_on_alone(params.config.member.0, &mut wal, &mut log, &state)?;
     }
     let ids = Arc::new(RequestIds::new(params.config.member, params.wall_ms));
     for id in log.entries.iter().filter_map(request_id) {
@@ -169,12 +176,114 @@ fn bootstrap_entry(member: Member, index: u64) -> raftpb::Entry {
         context: Some(context.into()),
         ..Default::default()
     };
+    change_entry(&change, 1, index)
+}
+
+fn change_entry(change: &raftpb::ConfChange, term: u64, index: u64) -> raftpb::Entry {
     raftpb::Entry {
         r#type: Some(raftpb::EntryType::EntryConfChange as i32),
-        term: Some(1),
+        term: Some(term),
         index: Some(index),
         data: Some(change.encode_to_vec().into()),
     }
+}
+
+/// Counts the whole log as committed, and adds to it the removal of every other member. What the log holds behind the known commit index
+/// may have been acknowledged by the leader that is lost; etcd drops it, here it stays.
+///
+/// Source: upstream `server/etcdserver/bootstrap.go`, `AppendAndCommitEntries`; `server/storage/util.go`, `CreateConfigChangeEnts`.
+fn go_on_alone(
+    me: u64,
+    wal: &mut Wal,
+    log: &mut wal::Recovered,
+    state: &State,
+) -> Result<(), Fault> {
+    let (applied, applied_term) = state.applied();
+    let mut term = log.hard_state.term().max(applied_term);
+    let mut index = log.last_index.max(applied);
+    term = log
+        .entries
+        .last()
+        .map_or(term, |last| term.max(last.term()));
+    let mut entries = Vec::new();
+    for change in changes_to_be_alone(me, state, &log.entries) {
+        index += 1;
+        entries.push(change_entry(&change, term, index));
+    }
+    let hard_state = raftpb::HardState {
+        term: Some(term),
+        commit: Some(index),
+        ..log.hard_state
+    };
+    wal.append(&Batch {
+        hard_state: Some(&hard_state),
+        entries: &entries,
+        sync: true,
+        ..Batch::default()
+    })?;
+    log.hard_state = hard_state;
+    log.entries.extend(entries);
+    log.last_index = index;
+    Ok(())
+}
+
+/// What makes this member the only one, after everything in the log. It becomes a voter first: a configuration without any is none.
+fn changes_to_be_alone(
+    me: u64,
+    state: &State,
+    entries: &[raftpb::Entry],
+) -> Vec<raftpb::ConfChange> {
+    use raftpb::ConfChangeType as Kind;
+    let view = state.view();
+    let conf_state = view.members().conf_state();
+    let mut voters: BTreeSet<u64> = conf_state.voters.into_iter().collect();
+    let mut all: BTreeSet<u64> = view.members().members.keys().copied().collect();
+    all.extend(&voters);
+    all.extend(conf_state.learners);
+    let is_new = |entry: &&raftpb::Entry| {
+        entry.index() > state.applied().0 && entry.r#type() == raftpb::EntryType::EntryConfChange
+    };
+    let changes = entries.iter().filter(is_new).filter_map(|entry| {
+        raftpb::ConfChange::decode(entry.data.clone().unwrap_or_default()).ok()
+    });
+    for change in changes {
+        let id = change.node_id();
+        match change.r#type() {
+            Kind::ConfChangeAddNode => {
+                all.insert(id);
+                voters.insert(id);
+            }
+            Kind::ConfChangeAddLearnerNode => {
+                all.insert(id);
+            }
+            Kind::ConfChangeRemoveNode => {
+                all.remove(&id);
+                voters.remove(&id);
+            }
+            Kind::ConfChangeUpdateNode => {}
+        }
+    }
+    let change = |kind: Kind, id: u64, context: Vec<u8>| raftpb::ConfChange {
+        r#type: Some(kind as i32),
+        node_id: Some(id),
+        context: (!context.is_empty()).then(|| context.into()),
+        ..Default::default()
+    };
+    let mut changes = Vec::new();
+    if !voters.contains(&me) {
+        let context = ChangeContext {
+            member: Member {
+                id: me,
+                peer_urls: Some(vec!["http://localhost:2380".to_owned()]),
+                ..Member::default()
+            },
+            is_promote: all.contains(&me),
+        };
+        changes.push(change(Kind::ConfChangeAddNode, me, context.to_json()));
+    }
+    let others = all.into_iter().filter(|id| *id != me);
+    changes.extend(others.map(|id| change(Kind::ConfChangeRemoveNode, id, Vec::new())));
+    changes
 }
 
 /// A member that was removed would only be a nuisance, and under its id it may never come back.

@@ -60,6 +60,7 @@ fn params(me: u64, size: u64, wall_ms: u64) -> Params {
             member_id: me,
         },
         past: Past::Nothing,
+        force_new_cluster: false,
         initial_members,
         config: Config {
             member: MemberId(me),
@@ -75,7 +76,7 @@ fn params(me: u64, size: u64, wall_ms: u64) -> Params {
                 member: MemberId(me),
                 name: format!("m{me}"),
                 client_urls: vec![format!("http://10.0.0.{me}:2379")],
-                cluster_version: "3.7.0".into(),
+                cluster_version: Some("3.7.0".into()),
                 election_us: 1_000_000,
                 auto_compaction: AutoCompaction::Off,
             },

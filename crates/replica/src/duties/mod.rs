@@ -32,8 +32,9 @@ pub struct Config {
     /// What this member publishes about itself.
     pub name: String,
     pub client_urls: Vec<String>,
-    /// The version that the cluster is raised to when it has none, as `X.Y.0`.
-    pub cluster_version: String,
+    /// The version that this member as leader gives to a cluster that has none, as `X.Y.0`. `None` if somebody else decides, who can ask
+    /// the other members what they implement.
+    pub cluster_version: Option<String>,
     /// Length of an election timeout; leases are extended by it when a leader takes over.
     pub election_us: u64,
     pub auto_compaction: AutoCompaction,
@@ -177,9 +178,12 @@ impl Duties {
             });
             self.asked_us = Some(now.monotonic_us);
         }
-        if self.is_leader && !self.cluster_version_known {
+        if self.is_leader
+            && !self.cluster_version_known
+            && let Some(version) = &self.config.cluster_version
+        {
             due.push(Proposal {
-                request: self.version(),
+                request: set_version(version.clone()),
                 leader_only: true,
             });
             self.asked_us = Some(now.monotonic_us);
@@ -199,15 +203,6 @@ impl Duties {
         }
     }
 
-    fn version(&self) -> InternalRaftRequest {
-        InternalRaftRequest {
-            cluster_version_set: Some(ClusterVersionSetRequest {
-                ver: self.config.cluster_version.clone(),
-            }),
-            ..Default::default()
-        }
-    }
-
     fn no_space(&self) -> InternalRaftRequest {
         InternalRaftRequest {
             alarm: Some(AlarmRequest {
@@ -217,5 +212,12 @@ impl Duties {
             }),
             ..Default::default()
         }
+    }
+}
+
+fn set_version(version: String) -> InternalRaftRequest {
+    InternalRaftRequest {
+        cluster_version_set: Some(ClusterVersionSetRequest { ver: version }),
+        ..Default::default()
     }
 }

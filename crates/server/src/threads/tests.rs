@@ -94,6 +94,7 @@ fn params() -> Params {
             member_id: 1,
         },
         past: replica::past::Past::Nothing,
+        force_new_cluster: false,
         initial_members: vec![state::membership::Member {
             id: 1,
             peer_urls: Some(vec!["http://127.0.0.1:2380".into()]),
@@ -113,7 +114,7 @@ fn params() -> Params {
                 member: MemberId(1),
                 name: "m1".into(),
                 client_urls: Vec::new(),
-                cluster_version: "3.7.0".into(),
+                cluster_version: Some("3.7.0".into()),
                 election_us: 50_000,
                 auto_compaction: AutoCompaction::Off,
             },

@@ -294,6 +294,7 @@ impl World {
                 member_id: id,
             },
             past,
+            force_new_cluster: false,
             initial_members,
             config: Config {
                 member: MemberId(id),
@@ -309,7 +310,7 @@ impl World {
                     member: MemberId(id),
                     name: format!("m{id}"),
                     client_urls: vec![format!("http://10.0.0.{id}:2379")],
-                    cluster_version: "3.7.0".into(),
+                    cluster_version: Some("3.7.0".into()),
                     election_us: TICK_US * ELECTION_TICKS,
                     auto_compaction: AutoCompaction::Off,
                 },
