@@ -5,8 +5,11 @@
 //!
 //! Start with [`run::run`] for the life of a member, [`threads`] for who works where, [`grpc::route`] for what a request leads to.
 
+pub mod bootstrap;
 pub mod calls;
+pub mod changes;
 pub mod config;
+pub mod forward;
 pub mod grpc;
 pub mod http;
 pub mod inbox;
@@ -15,7 +18,9 @@ pub mod long_calls;
 pub mod member;
 pub mod metered;
 pub mod metrics;
+pub mod monitor;
 pub mod peer;
+pub mod questions;
 pub mod run;
 pub mod threads;
 pub mod transport;

@@ -1,21 +1,26 @@
 //! The running member as the connection threads see it: where to put questions, and what is published for reading.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use proto::error::RpcError;
+use proto::error::{self, RpcError};
 use proto::etcdserverpb::ResponseHeader;
 use proto::raftpb;
 use replica::ids::RequestIds;
-use replica::{Input, Status};
+use replica::{Input, Request, Status};
 use state::ReadView;
-use tokio::sync::oneshot;
+use state::version::Version;
+use tokio::sync::{Notify, oneshot, watch};
 
+use crate::calls::Answer;
+use crate::config::VERSION_ETCD;
 use crate::long_calls::LongCalls;
 use crate::metrics::{Counter, Metrics};
+use crate::peer::ask::Asker;
 use crate::peer::links::Links;
+use crate::questions::Questions;
 use crate::threads::Desk;
 
 /// What clients are limited to.
@@ -42,6 +47,12 @@ pub struct Settings {
     pub quota_shown: u64,
     /// Streams that want a leader end after three of these without one.
     pub election_timeout: Duration,
+    /// How long anything may take that other members are needed for.
+    pub request_timeout: Duration,
+    /// Whether changes of the members are refused that put the quorum at risk.
+    pub strict_reconfig: bool,
+    /// The version that other members are told; `None` for the own one, or that of a cluster that has agreed on less.
+    pub version_for_peers: Option<Version>,
     /// Host names that plain HTTP/1 may ask for. Empty, or with `*`: any.
     pub host_whitelist: Vec<String>,
     /// Origins that browsers may come from. Empty, or with `*`: any.
@@ -61,6 +72,9 @@ impl Default for Settings {
         Settings {
             quota_shown: crate::config::QUOTA_BYTES_DEFAULT,
             election_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(7),
+            strict_reconfig: true,
+            version_for_peers: None,
             host_whitelist: Vec::new(),
             cors: Vec::new(),
             extensive: false,
@@ -92,6 +106,12 @@ pub struct Member {
     pub links: Arc<Links>,
     /// Set once, before anything is served.
     pub hooks: OnceLock<Box<dyn Maintenance>>,
+    /// Asks other members. Set once, before anything is served.
+    pub asker: OnceLock<Asker>,
+    /// Who waits for an answer of the core outside of the connection threads.
+    pub questions: Questions,
+    /// One permit once this member has learnt that it was removed from its cluster.
+    pub removed: Notify,
     settings: OnceLock<Settings>,
     desk: Arc<Desk>,
 }
@@ -116,6 +136,9 @@ impl Member {
             long_calls: LongCalls::default(),
             links: Arc::new(Links::new(member_id)),
             hooks: OnceLock::new(),
+            asker: OnceLock::new(),
+            questions: Questions::default(),
+            removed: Notify::new(),
             settings: OnceLock::new(),
             desk,
         })
@@ -144,6 +167,65 @@ impl Member {
     /// Hands in what the replica must hear of, and of which there is no more than it has asked for.
     pub fn report(&self, input: Input) {
         self.desk.leave(input);
+    }
+
+    /// Asks the core from anywhere, and waits.
+    pub async fn ask(&self, request: Request) -> Answer {
+        let question = self.questions.open()?;
+        self.tell(Input::Client(question.ticket(), request))?;
+        question.answer().await
+    }
+
+    /// For how long another member has been reached without a break; `None` if it is not reached now.
+    pub fn connected_for(&self, id: u64) -> Option<Duration> {
+        self.links.active_since(id).map(|since| since.elapsed())
+    }
+
+    /// Why a request that began at `begun` has timed out, as far as can be told. Other errors stay what they are.
+    ///
+    /// Source: upstream `server/etcdserver/v3_server.go`, `parseProposeCtxErr`.
+    pub fn why_late(&self, why: &'static RpcError, begun: Instant) -> &'static RpcError {
+        if *why != error::TIMEOUT && *why != error::TIMEOUT_DUE_TO_LEADER_FAIL {
+            return why;
+        }
+        let election = self.settings().election_timeout;
+        if let Some(led_since) = self.raft.led_since()
+            && begun < led_since
+            && begun + 2 * election > led_since
+        {
+            return &error::TIMEOUT_DUE_TO_LEADER_FAIL;
+        }
+        let (leader, age) = (self.raft.get().leader, begun.elapsed());
+        let is_connected = |id| self.connected_for(id).is_some_and(|time| time >= age);
+        let lost = if leader == 0 {
+            false
+        } else if leader == self.member_id {
+            let view = self.view.load();
+            let all = &view.members().members;
+            let others = all.keys().filter(|id| **id != self.member_id);
+            let connected = 1 + others.filter(|id| is_connected(**id)).count();
+            connected < all.len() / 2 + 1
+        } else {
+            !is_connected(leader)
+        };
+        match lost {
+            true => &error::TIMEOUT_DUE_TO_CONNECTION_LOST,
+            false => &error::TIMEOUT,
+        }
+    }
+
+    /// The version that other members are told.
+    ///
+    /// They decide with it which version the cluster rises to, and a cluster that has risen never takes an older member again. So a member
+    /// of a cluster that has agreed on an older version tells that one, and the cluster stays where it is until the operator says otherwise.
+    pub fn version_for_peers(&self) -> Version {
+        let agreed = self.view.load().cluster_version().version;
+        told_version(self.settings().version_for_peers, agreed)
+    }
+
+    /// This member was removed from its cluster; it is to stop.
+    pub fn was_removed(&self) {
+        self.removed.notify_one();
     }
 
     /// A header as every answer carries it.
@@ -175,6 +257,13 @@ impl Member {
     }
 }
 
+fn told_version(fixed: Option<Version>, agreed: Option<Version>) -> Version {
+    let own = Version::parse(VERSION_ETCD).expect("our own version is one");
+    // 3.0.0 is what a leader sets that does not know all versions yet.
+    let is_old = |agreed: &Version| *agreed < own.minor_only() && agreed.minor > 0;
+    fixed.or(agreed.filter(is_old)).unwrap_or(own)
+}
+
 /// The replica's status, readable without a lock. Fields may come from two neighbouring moments; nobody relies on more
 /// than one of them at a time.
 #[derive(Default)]
@@ -189,12 +278,19 @@ pub struct RaftStatus {
     leases_expired: AtomicU64,
     reads_are_local: AtomicBool,
     leaders_seen: Counter,
+    /// When this member last became leader. Held only to read or write it.
+    led_since: Mutex<Option<Instant>>,
+    /// Term and leader, for those who wait for a change.
+    leaders: watch::Sender<(u64, u64)>,
 }
 
 impl RaftStatus {
     pub fn set(&self, status: Status) {
         if status.leader != 0 && status.leader != self.leader.load(Ordering::Relaxed) {
             self.leaders_seen.inc();
+        }
+        if status.is_leader && !self.is_leader.load(Ordering::Relaxed) {
+            *self.lock_led_since() = Some(Instant::now());
         }
         self.term.store(status.term, Ordering::Relaxed);
         self.leader.store(status.leader, Ordering::Relaxed);
@@ -208,6 +304,10 @@ impl RaftStatus {
             .store(status.leases_expired, Ordering::Relaxed);
         self.reads_are_local
             .store(status.reads_are_local, Ordering::Release);
+        self.leaders.send_if_modified(|known| {
+            let now = (status.term, status.leader);
+            std::mem::replace(known, now) != now
+        });
     }
 
     pub fn get(&self) -> Status {
@@ -224,9 +324,30 @@ impl RaftStatus {
         }
     }
 
+    /// Tells of each change of term or leader.
+    pub fn leaders(&self) -> watch::Receiver<(u64, u64)> {
+        self.leaders.subscribe()
+    }
+
+    /// When this member last became leader.
+    pub fn led_since(&self) -> Option<Instant> {
+        *self.lock_led_since()
+    }
+
+    fn lock_led_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.led_since
+            .lock()
+            .expect("no thread panics while it holds a time")
+    }
+
     /// Changes to another leader so far.
     pub fn leaders_seen(&self) -> u64 {
         self.leaders_seen.get()
+    }
+
+    /// Whether this member has no vote.
+    pub fn is_learner(&self) -> bool {
+        self.is_learner.load(Ordering::Relaxed)
     }
 
     /// Whether there is a leader.
@@ -237,5 +358,22 @@ impl RaftStatus {
     /// Whether the published view is linearizable right now; see [`Status::reads_are_local`].
     pub fn reads_are_local(&self) -> bool {
         self.reads_are_local.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_cluster_is_told_its_own_version_and_a_new_one_ours() {
+        let own = Version::parse(VERSION_ETCD).expect("a version");
+        let version = |minor| Some(Version::new(3, minor, 0));
+        assert_eq!(told_version(None, None), own);
+        assert_eq!(told_version(None, version(0)), own);
+        assert_eq!(told_version(None, version(5)), Version::new(3, 5, 0));
+        assert_eq!(told_version(None, version(7)), own);
+        assert_eq!(told_version(Some(own), version(5)), own);
+        assert_eq!(told_version(version(6), None), Version::new(3, 6, 0));
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use replica::boot::{self, Booted};
 use replica::duties::{self, AutoCompaction};
-use replica::{MemberId, watch};
-use state::membership::{self, Member as ClusterMember, id_to_hex};
+use replica::{Input, MemberId, Request, watch};
+use state::membership::id_to_hex;
 use storage::datadir::{Layout, Permissions};
 use storage::disk::{Disk, OsDisk, OsDiskUnsynced};
 use storage::segments::SegmentsOptions;
@@ -19,6 +19,7 @@ use storage::wal::{self, Identity};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::bootstrap::{self, Beginning};
 use crate::calls::{self, Calls};
 use crate::config::{self, Config, Url};
 use crate::grpc::Service;
@@ -26,6 +27,9 @@ use crate::grpc::session::Session;
 use crate::logging::{self, Level, Note};
 use crate::member::{Limits, Maintenance, Member, Settings};
 use crate::metered::MeteredDisk;
+use crate::monitor;
+use crate::peer::ask::Asker;
+use crate::peer::dial::Dialer;
 use crate::peer::{self, Peers};
 use crate::threads::{Core, Defragmenter, Inboxes, Surroundings, Threads};
 use crate::transport::listen::{Listener, SocketOptions};
@@ -37,20 +41,33 @@ const FILES_RESERVED: u64 = 150;
 /// How long a graceful stop may take: open calls first, then the last checkpoint.
 const DRAIN: Duration = Duration::from_secs(5);
 const LAST_CHECKPOINT: Duration = Duration::from_secs(30);
-/// A version as peers and clients see it: the one we implement.
+/// How long a member that starts waits for others to be reached, before it stops caring for an early election. Source: upstream
+/// `rafthttp.ConnReadTimeout`.
+const PEERS_PATIENCE: Duration = Duration::from_secs(5);
+/// A cluster of one that has no version gets this one at once; others are asked for theirs.
 const CLUSTER_VERSION: &str = "3.7.0";
 
 /// Where clients may come in, what they may ask there, and what the configuration calls it.
 type Listening = (Listener, Speaks, Url);
 
-/// Runs a member until a signal or a fault ends it.
+/// Why a member stops that can still be trusted.
+#[derive(Clone, Copy, Debug)]
+enum Ended {
+    /// By this signal.
+    Signal(i32),
+    /// It was removed from its cluster.
+    Removed,
+}
+
+/// Runs a member until a signal, its removal or a fault ends it.
 pub fn run(config: Config) -> ExitCode {
     let ended = match Running::start(&config) {
         Ok(running) => running.serve(),
         Err(why) => Err(why),
     };
     match ended {
-        Ok(signal) => die_by(signal),
+        Ok(Ended::Signal(signal)) => die_by(signal),
+        Ok(Ended::Removed) => ExitCode::SUCCESS,
         Err(why) => {
             logging::note(&Note::new(Level::Fatal, why));
             ExitCode::FAILURE
@@ -78,6 +95,8 @@ struct Running {
     data_dir_shown: String,
     name: String,
     client_urls: Vec<String>,
+    /// Ticks that an election may come early by, once the others are reached.
+    early_ticks: u64,
 }
 
 impl Running {
@@ -97,30 +116,23 @@ impl Running {
             Arc::new(OsDisk)
         };
         let disk: Arc<dyn Disk> = Arc::new(MeteredDisk(disk));
-        let is_new = !config.data_dir.join("member").exists();
-        if is_new {
-            let mistakes = config.check_bootstrap(&config::resolve);
-            if !mistakes.is_empty() {
-                return Err(mistakes.join("\n"));
-            }
-        }
-        let identity = match is_new || config.names_cluster() {
-            true => identity_of(config)?,
-            false => stored_identity(config, &*disk).map_or_else(|| identity_of(config), Ok)?,
-        };
-        let booted =
-            boot::start(disk, boot_params(config, identity)).map_err(|fault| fault.to_string())?;
+        let asker = Asker::new(Dialer::new(config));
+        let beginning = runtime.block_on(bootstrap::begin(config, &*disk, &asker))?;
+        let booted = boot::start(disk, boot_params(config, &beginning))
+            .map_err(|fault| fault.to_string())?;
         for warning in booted.data_dir.warnings() {
             tracing::warn!("{warning}");
         }
-        tell_identity(config, identity, booted.is_new);
-        Self::assemble(config, identity, booted, runtime, (ports, listeners), files)
+        tell_identity(config, beginning.identity, booted.is_new);
+        let listeners = (ports, listeners);
+        Self::assemble(config, beginning, asker, booted, runtime, listeners, files)
             .map_err(|why| format!("cannot start a thread: {why}"))
     }
 
     fn assemble(
         config: &Config,
-        identity: Identity,
+        beginning: Beginning,
+        asker: Asker,
         booted: Booted,
         runtime: tokio::runtime::Runtime,
         (ports, listeners): (peer::Ports, Vec<Listening>),
@@ -135,10 +147,12 @@ impl Running {
             txn_ops_max: config.limits.txn_ops_max,
             quota_bytes: config.quota_bytes,
         };
+        let identity = beginning.identity;
         let ids = (identity.cluster_id, identity.member_id);
         let view = booted.apply.published().view;
         let member = Member::new(ids, booted.ids.clone(), limits, view, inboxes.replica());
         member.configure(settings(config));
+        let _ = member.asker.set(asker);
         let mailboxes: Vec<Arc<calls::Mailbox>> = (0..cores).map(|_| Arc::default()).collect();
         let deliveries: Vec<Arc<watching::Mailbox>> = (0..cores).map(|_| Arc::default()).collect();
         let hubs = Arc::new(Hubs {
@@ -161,9 +175,11 @@ impl Running {
         let threads = Threads::start(core, inboxes, around)?;
         let _ = member.hooks.set(Box::new(Hooks(threads.defragmenter())));
         let peers = {
-            let options = peer::Options::new(config, Vec::new());
-            let removed = threads.removed();
-            Peers::start(options, member.clone(), ports, move || removed.tell())?
+            let options = peer::Options::new(config, beginning.remotes);
+            let removed = member.clone();
+            Peers::start(options, member.clone(), ports, move || {
+                removed.was_removed()
+            })?
         };
         let options = transport_options(config, cores, files);
         let transport = {
@@ -193,11 +209,15 @@ impl Running {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
+            early_ticks: match config.raft.initial_election_tick_advance {
+                true => config.raft.election_ticks() as u64 - 2,
+                false => 0,
+            },
         })
     }
 
-    /// Serves until a signal (its number) or a fault (what to tell the operator).
-    fn serve(self) -> Result<i32, String> {
+    /// Serves until a signal, its removal or a fault (what to tell the operator).
+    fn serve(self) -> Result<Ended, String> {
         let Running {
             runtime,
             listeners,
@@ -209,6 +229,7 @@ impl Running {
             data_dir_shown,
             name,
             client_urls,
+            early_ticks,
         } = self;
         let faults = threads.faults();
         let (fault_sender, mut fault) = oneshot::channel();
@@ -216,26 +237,43 @@ impl Running {
             .name("faults".into())
             .spawn(move || faults.recv().map(|fault| fault_sender.send(fault)))
             .map_err(|why| format!("cannot start a thread: {why}"))?;
+        let (metrics, clients): (Vec<_>, Vec<_>) = listeners
+            .into_iter()
+            .partition(|(_, speaks, _)| *speaks == Speaks::Metrics);
         let ended = runtime.block_on(async {
             let mut signals =
                 Signals::new().map_err(|why| format!("cannot listen to signals: {why}"))?;
+            tokio::spawn(monitor::run(member.clone()));
+            tokio::spawn(elect_early(member.clone(), early_ticks));
+            // Whoever watches over the member sees it from the start, also while it waits for others.
+            let serve_metrics = accept_all(&metrics, &transport);
+            let serve = async {
+                until_published(&member, &name, &client_urls).await;
+                tell_ready(clients.iter().chain(&metrics));
+                accept_all(&clients, &transport).await
+            };
             tokio::select! {
-                () = until_published(&member, &name, &client_urls) => {}
-                number = signals.next() => return Ok(number),
-                fault = &mut fault => return Err(told(fault)),
-            }
-            tell_ready(&listeners);
-            tokio::select! {
-                number = signals.next() => Ok(number),
+                number = signals.next() => Ok(Ended::Signal(number)),
+                () = member.removed.notified() => Ok(Ended::Removed),
                 fault = &mut fault => Err(told(fault)),
-                never = accept_all(&listeners, &transport) => never,
+                _ = futures_util::future::join(serve, serve_metrics) => {
+                    Err("the listeners ended without saying why".to_owned())
+                }
             }
         });
         match &ended {
-            Ok(number) => tracing::info!(
+            Ok(Ended::Signal(number)) => tracing::info!(
                 signal = signal_name(*number),
                 "received signal; shutting down"
             ),
+            Ok(Ended::Removed) => {
+                let error = "the member has been permanently removed from the cluster";
+                tracing::warn!(error, "server error");
+                tracing::warn!(
+                    "data-dir" = data_dir_shown,
+                    "data-dir used by this member must be removed"
+                );
+            }
             // The data can't be trusted any more, so nothing more is answered or written.
             Err(_) => return ended,
         }
@@ -247,13 +285,103 @@ impl Running {
             logging::note(&note);
         };
         tell("closing etcd server");
-        drop(listeners);
+        if matches!(ended, Ok(Ended::Signal(_))) {
+            // First of all, so that the others go on while this one finishes what it has begun.
+            runtime.block_on(hand_over(&member));
+        }
+        drop((clients, metrics));
         transport.stop(DRAIN);
         peers.stop();
         threads.stop(LAST_CHECKPOINT);
         drop(data_dir);
         tell("closed etcd server");
         ended
+    }
+}
+
+/// Hands the leadership to the member that has been reached for the longest time, if this one has it and there is another voter.
+///
+/// Source: upstream `server/etcdserver/server.go`, `TryTransferLeadershipOnShutdown`.
+async fn hand_over(member: &Arc<Member>) {
+    let status = member.raft.get();
+    let me = id_to_hex(member.member_id);
+    let view = member.view.load_full();
+    let others = view.members().members.values();
+    let voters: Vec<u64> = others
+        .filter(|other| !other.is_learner && other.id != member.member_id)
+        .map(|other| other.id)
+        .collect();
+    if !status.is_leader || voters.is_empty() {
+        let leader = id_to_hex(status.leader);
+        let why = match status.is_leader {
+            true => "skipped leadership transfer for single voting member cluster",
+            false => "skipped leadership transfer; local server is not leader",
+        };
+        tracing::info!(
+            "local-member-id" = me,
+            "current-leader-member-id" = leader,
+            "{why}"
+        );
+        return;
+    }
+    let reached = voters
+        .iter()
+        .filter_map(|id| Some((member.connected_for(*id)?, *id)));
+    let Some((_, target)) = reached.max() else {
+        let error = proto::error::UNHEALTHY.text;
+        tracing::warn!("local-member-id" = me, error, "leadership transfer failed");
+        return;
+    };
+    let to = id_to_hex(target);
+    tracing::info!(
+        "local-member-id" = me,
+        "transferee-member-id" = to,
+        "leadership transfer starting"
+    );
+    let begun = Instant::now();
+    let target = MemberId(target);
+    match member.ask(Request::MoveLeader { target }).await {
+        Ok(_) => tracing::info!(
+            "local-member-id" = me,
+            "new-leader-member-id" = to,
+            took = format!("{:?}", begun.elapsed()),
+            "leadership transfer finished"
+        ),
+        Err(why) => {
+            tracing::warn!(
+                "local-member-id" = me,
+                error = why.text,
+                "leadership transfer failed"
+            )
+        }
+    }
+}
+
+/// Lets the time until the first election pass quickly once another member is reached: if there is a leader it has been heard by then.
+///
+/// Source: upstream `server/etcdserver/server.go`, `adjustTicks`.
+async fn elect_early(member: Arc<Member>, ticks: u64) {
+    let deadline = Instant::now() + PEERS_PATIENCE;
+    while ticks > 0 && Instant::now() < deadline && !member.raft.has_leader() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let view = member.view.load_full();
+        let mut others = view
+            .members()
+            .members
+            .keys()
+            .filter(|id| **id != member.member_id);
+        if others.any(|id| member.connected_for(*id).is_some()) {
+            tracing::info!(
+                "local-member-id" = id_to_hex(member.member_id),
+                "forward-ticks" = ticks,
+                "initialized peer connections; fast-forwarding election ticks"
+            );
+            for _ in 0..ticks {
+                // One that finds no room is not missed.
+                let _ = member.tell(Input::Tick);
+            }
+            return;
+        }
     }
 }
 
@@ -273,53 +401,8 @@ fn told(fault: Result<storage::fault::Fault, oneshot::error::RecvError>) -> Stri
     }
 }
 
-/// Who the member in the data directory is, if its log can say so; if it can't, the start will say why. A restored member
-/// is commonly started without the flags that it was restored with.
-fn stored_identity(config: &Config, disk: &dyn Disk) -> Option<Identity> {
-    let layout = Layout::new(&config.data_dir, config.wal_dir.clone());
-    wal::Wal::identity_of(disk, &layout.wal_dir()).ok()
-}
-
-/// Who this member is, by the addresses it was founded with.
-fn identity_of(config: &Config) -> Result<Identity, String> {
-    let members = founding_members(config);
-    let own = members
-        .iter()
-        .find(|member| member.name == config.name)
-        .ok_or_else(|| {
-            format!(
-                "couldn't find local name \"{}\" in the initial cluster configuration",
-                config.name
-            )
-        })?;
-    let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
-    Ok(Identity {
-        cluster_id: membership::cluster_id(&ids),
-        member_id: own.id,
-    })
-}
-
-/// The members of a new cluster. Their names are known here but published later, by each member itself.
-fn founding_members(config: &Config) -> Vec<ClusterMember> {
-    let token = &config.bootstrap.token;
-    config
-        .bootstrap
-        .initial_cluster
-        .iter()
-        .map(|(name, urls)| {
-            let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
-            let id = membership::member_id(&urls, token, None);
-            ClusterMember {
-                id,
-                name: name.clone(),
-                peer_urls: Some(urls),
-                ..ClusterMember::default()
-            }
-        })
-        .collect()
-}
-
-fn boot_params(config: &Config, identity: Identity) -> boot::Params {
+fn boot_params(config: &Config, beginning: &Beginning) -> boot::Params {
+    let identity = beginning.identity;
     let member = MemberId(identity.member_id);
     let tick_us = config.raft.heartbeat_ms * 1_000;
     let request_timeout_us =
@@ -333,7 +416,8 @@ fn boot_params(config: &Config, identity: Identity) -> boot::Params {
         permissions: Permissions::Warn,
         identity,
         past: replica::past::Past::default(),
-        initial_members: founding_members(config),
+        initial_members: beginning.founders.clone(),
+        force_new_cluster: config.force_new_cluster,
         config: replica::Config {
             member,
             election_ticks: config.raft.election_ticks() as u64,
@@ -353,7 +437,9 @@ fn boot_params(config: &Config, identity: Identity) -> boot::Params {
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
-                cluster_version: CLUSTER_VERSION.into(),
+                cluster_version: (beginning.founders.len() == 1
+                    && config.version_for_peers.is_none())
+                .then(|| CLUSTER_VERSION.to_owned()),
                 election_us: config.raft.election_ms * 1_000,
                 auto_compaction: auto_compaction(config),
             },
@@ -363,6 +449,7 @@ fn boot_params(config: &Config, identity: Identity) -> boot::Params {
         state: state::Params {
             lease_ttl_min_s: lease_ttl_min_s(config),
             quota_bytes: config.quota_bytes,
+            learners_max: usize::try_from(config.raft.learners_max).unwrap_or(0),
             ..state::Params::default()
         },
         wal: wal::Options::default(),
@@ -394,6 +481,9 @@ fn settings(config: &Config) -> Settings {
     Settings {
         quota_shown: config.quota_bytes.unwrap_or(0),
         election_timeout: Duration::from_millis(config.raft.election_ms),
+        request_timeout: config.raft.request_timeout(),
+        strict_reconfig: config.raft.strict_reconfig_check,
+        version_for_peers: config.version_for_peers,
         host_whitelist: config.host_whitelist.clone(),
         cors: config.cors.clone(),
         extensive: config.monitoring.extensive,
@@ -483,12 +573,13 @@ async fn bind_all(config: &Config) -> Result<Vec<Listening>, String> {
 }
 
 /// Accepts for ever. An accept that fails (too many files, a client that has gone) is tried again a little later.
-async fn accept_all(listeners: &[Listening], transport: &Transport) -> Result<i32, String> {
+async fn accept_all(listeners: &[Listening], transport: &Transport) {
     let accepting = listeners
         .iter()
         .map(|(listener, speaks, _)| accept_one(listener, *speaks, transport));
     futures_util::future::join_all(accepting).await;
-    Err("nothing is listened to".to_owned())
+    // Where nothing is listened to, nothing ever ends either.
+    std::future::pending().await
 }
 
 async fn accept_one(listener: &Listener, speaks: Speaks, transport: &Transport) {
@@ -510,6 +601,7 @@ async fn accept_one(listener: &Listener, speaks: Speaks, transport: &Transport) 
 
 /// Waits until the cluster knows this member by its name and addresses, which is when etcd says that it is ready.
 async fn until_published(member: &Member, name: &str, client_urls: &[String]) {
+    let mut pause = Duration::from_millis(1);
     loop {
         let view = member.view.load();
         let known = view.members().get(member.member_id);
@@ -519,7 +611,9 @@ async fn until_published(member: &Member, name: &str, client_urls: &[String]) {
             break;
         }
         drop(view);
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(pause).await;
+        // Alone it is a matter of a few, but the others of a new cluster may be started tomorrow.
+        pause = (pause * 5 / 4).min(Duration::from_millis(50));
     }
     tracing::info!(
         "local-member-id" = id_to_hex(member.member_id),
@@ -579,7 +673,7 @@ fn tell_identity(config: &Config, identity: Identity, is_new: bool) {
     );
 }
 
-fn tell_ready(listeners: &[Listening]) {
+fn tell_ready<'a>(listeners: impl Iterator<Item = &'a Listening>) {
     tracing::info!("ready to serve client requests");
     for (listener, speaks, url) in listeners {
         match speaks {

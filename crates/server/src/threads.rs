@@ -40,7 +40,7 @@ use replica::{Input, MemberId, Now, Replica};
 use state::{HashJob, ReadView};
 use storage::datadir::Layout;
 use storage::disk::Disk;
-use storage::fault::{Fault, FaultKind};
+use storage::fault::Fault;
 use storage::wal::{Spare, SpareJob};
 use tokio::sync::oneshot;
 
@@ -143,14 +143,6 @@ impl Alarm {
         self.stopping.store(true, Ordering::Release);
         // Only the first fault is told; the channel has room for it, and nobody waits for more.
         let _ = self.faults.try_send(fault);
-    }
-
-    /// The member was removed from its cluster, for ever.
-    fn raise_removed(&self) {
-        self.raise(Fault::new(
-            FaultKind::Identity,
-            "the member has been permanently removed from the cluster; empty its data directory.",
-        ));
     }
 
     fn is_stopping(&self) -> bool {
@@ -282,11 +274,6 @@ impl Threads {
         SnapshotDoor::new(inside, (disk, layout))
     }
 
-    /// Lets the edge say that this member was removed from its cluster.
-    pub fn removed(&self) -> Removed {
-        Removed(self.alarm.clone())
-    }
-
     /// Lets the edge ask for a pass that gives back space.
     pub fn defragmenter(&self) -> Defragmenter {
         Defragmenter(self.apply.clone())
@@ -307,16 +294,6 @@ impl Threads {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
-    }
-}
-
-/// Says that this member was removed from its cluster, as another one knows.
-pub struct Removed(Alarm);
-
-impl Removed {
-    /// The member stops.
-    pub fn tell(&self) {
-        self.0.raise_removed();
     }
 }
 

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use state::version::Version;
+
 /// The name of a member that was given none.
 pub const NAME_DEFAULT: &str = "default";
 /// The quota when `--quota-backend-bytes` is 0.
@@ -91,6 +93,8 @@ pub struct Config {
     pub unsafe_no_fsync: bool,
     /// Whether to start a one-member cluster from the data.
     pub force_new_cluster: bool,
+    /// The version that other members are told; `None` for the one that fits the cluster.
+    pub version_for_peers: Option<Version>,
     raw: RawConfig,
 }
 
@@ -353,6 +357,7 @@ impl Config {
             memory_mlock: raw.flag("memory-mlock"),
             unsafe_no_fsync: raw.flag("unsafe-no-fsync"),
             force_new_cluster: raw.flag("force-new-cluster"),
+            version_for_peers: checked.version_for_peers,
             raw,
         };
         config.derive(default_host, &mut notes);

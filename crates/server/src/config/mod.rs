@@ -30,6 +30,7 @@ pub use meant::{
 };
 pub use raw::{Origin, RawConfig, Setting};
 pub use url::{Scheme, Url};
+pub use validate::same_urls;
 pub use value::{Kind, Value, show_duration};
 
 use raw::Flags;

@@ -4,6 +4,7 @@
 //! `server/embed/etcd.go`, `server/config/config.go`, `VerifyBootstrap`.
 
 use super::gates::FeatureGates;
+use super::help::VERSION_ETCD;
 use super::meant::{AutoCompaction, Config, NAME_DEFAULT, TlsVersion};
 use super::raw::RawConfig;
 use super::table;
@@ -11,6 +12,7 @@ use super::url::{Url, show_list};
 use super::value::{quote, read_duration, show_duration};
 use super::{Level, Note};
 use crate::logging::{Format, LogConfig, Output, Rotation};
+use state::version::Version;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,6 +24,7 @@ pub(super) struct Checked {
     pub tls_versions: (Option<TlsVersion>, Option<TlsVersion>),
     pub log: LogConfig,
     pub feature_gates: FeatureGates,
+    pub version_for_peers: Option<Version>,
 }
 
 /// Checks everything that does not depend on the data directory.
@@ -57,6 +60,7 @@ pub(super) fn check(raw: &RawConfig, notes: &mut Vec<Note>) -> Result<Checked, V
     }
     let tls_versions = check_tls(raw, &mut mistakes);
     check_auth_token(raw, &mut mistakes);
+    let version_for_peers = take(version_for_peers(raw), &mut mistakes).flatten();
     let initial_cluster = match read_cluster(&initial_cluster_text(raw)) {
         Ok(cluster) => cluster,
         Err(why) => {
@@ -71,6 +75,7 @@ pub(super) fn check(raw: &RawConfig, notes: &mut Vec<Note>) -> Result<Checked, V
             tls_versions,
             log,
             feature_gates,
+            version_for_peers,
         }),
         _ => Err(mistakes),
     }
@@ -130,6 +135,23 @@ pub(super) fn initial_cluster_text(raw: &RawConfig) -> String {
         String::new()
     } else {
         text
+    }
+}
+
+/// `auto`, or a version up to the one that this program implements.
+fn version_for_peers(raw: &RawConfig) -> Result<Option<Version>, Vec<String>> {
+    let text = raw.text("version-for-peers");
+    if text == "auto" {
+        return Ok(None);
+    }
+    let own = Version::parse(VERSION_ETCD).expect("our own version is one");
+    let given = Version::parse(&text).or_else(|| Version::parse(&format!("{text}.0")));
+    match given {
+        Some(given) if given >= Version::new(3, 4, 0) && given <= own => Ok(Some(given)),
+        _ => Err(vec![format!(
+            "--version-for-peers must be auto or a version from 3.4 to {own} (set to {})",
+            quote(&text)
+        )]),
     }
 }
 
@@ -596,7 +618,12 @@ fn compare_urls(
     ))
 }
 
-fn same_urls(a: &[Url], b: &[Url], resolve: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
+/// Whether two members have the same URLs, after looking up names. Source: upstream `pkg/netutil/netutil.go`, `URLStringsEqual`.
+pub fn same_urls(
+    a: &[Url],
+    b: &[Url],
+    resolve: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), String> {
     let texts = |urls: &[Url]| quote_list(&urls.iter().map(Url::to_string).collect::<Vec<_>>());
     if a.len() != b.len() {
         return Err(format!("len({}) != len({})", texts(a), texts(b)));

@@ -1,55 +1,71 @@
-//! `etcdserverpb.Cluster`: the list of members. Changing it is not available yet.
+//! `etcdserverpb.Cluster`: the members, and changes of them. The headers have no revision, as in etcd.
 
 use bytes::Bytes;
-use proto::error;
 use proto::etcdserverpb as pb;
 use state::membership::Member;
 
 use super::frame;
-use super::route::not_yet;
 use super::session::Session;
 use super::status::Status;
+use crate::changes;
 
-/// All members by ascending id. The header has no revision, as in etcd.
+/// All members by ascending id.
 pub async fn member_list(
     session: &Session,
     request: pb::MemberListRequest,
 ) -> Result<Bytes, Status> {
     let view = session.view(!request.linearizable).await?;
-    let members = view.members().list().into_iter().map(member).collect();
     Ok(frame::encode(&pb::MemberListResponse {
         header: session.member.header(0),
-        members,
+        members: members(view.members().list()),
     }))
 }
 
-/// Removing, updating or promoting a member that does not exist fails as in etcd; one that does is not available yet.
+pub async fn member_add(session: &Session, request: pb::MemberAddRequest) -> Result<Bytes, Status> {
+    let (added, all) =
+        changes::add(&session.member, &request.peer_ur_ls, request.is_learner).await?;
+    Ok(frame::encode(&pb::MemberAddResponse {
+        header: session.member.header(0),
+        member: Some(member(added)),
+        members: members(all),
+    }))
+}
+
 pub async fn member_remove(
     session: &Session,
     request: pb::MemberRemoveRequest,
 ) -> Result<Bytes, Status> {
-    Err(change(session, request.id, "MemberRemove"))
+    let left = changes::remove(&session.member, request.id).await?;
+    Ok(frame::encode(&pb::MemberRemoveResponse {
+        header: session.member.header(0),
+        members: members(left),
+    }))
 }
 
 pub async fn member_update(
     session: &Session,
     request: pb::MemberUpdateRequest,
 ) -> Result<Bytes, Status> {
-    Err(change(session, request.id, "MemberUpdate"))
+    let all = changes::update(&session.member, request.id, request.peer_ur_ls).await?;
+    Ok(frame::encode(&pb::MemberUpdateResponse {
+        header: session.member.header(0),
+        members: members(all),
+    }))
 }
 
 pub async fn member_promote(
     session: &Session,
     request: pb::MemberPromoteRequest,
 ) -> Result<Bytes, Status> {
-    Err(change(session, request.id, "MemberPromote"))
+    let all = changes::promote(&session.member, request.id).await?;
+    Ok(frame::encode(&pb::MemberPromoteResponse {
+        header: session.member.header(0),
+        members: members(all),
+    }))
 }
 
-fn change(session: &Session, id: u64, name: &'static str) -> Status {
-    match session.member.view.load().members().get(id) {
-        None => Status::from(&error::MEMBER_NOT_FOUND),
-        Some(_) => not_yet(name),
-    }
+fn members(list: Vec<Member>) -> Vec<pb::Member> {
+    list.into_iter().map(member).collect()
 }
 
 fn member(member: Member) -> pb::Member {

@@ -4,18 +4,21 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use futures_util::Stream;
+use proto::error::{self, RpcError};
 use proto::etcdserverpb as pb;
 use replica::{Input, Reply, Request};
+use tokio::task::JoinHandle;
 
 use super::body::{Piece, Pieces};
 use super::frame::{self, Messages};
 use super::session::Session;
 use super::status::Status;
-use crate::calls::{Answer, Call};
+use crate::calls::Call;
+use crate::forward;
 use crate::member::Member;
 
 /// Questions of one stream that may wait for their answers; further ones stay in the connection.
@@ -50,7 +53,76 @@ struct UnderWay {
     id: i64,
     /// Taken before the question: what the answer says may be older than the renewal, never newer.
     header: Option<pb::ResponseHeader>,
-    call: Call,
+    renewal: Renewal,
+}
+
+/// Where a question is.
+enum Renewal {
+    /// This member leads, or thinks so.
+    Here(Call),
+    /// With the leader. Questions of one stream are all asked at once.
+    Forwarded(JoinHandle<Result<Option<i64>, &'static RpcError>>),
+}
+
+impl Renewal {
+    fn begin(session: &Session, id: i64) -> Result<Self, Status> {
+        let member = &session.member;
+        if !member.raft.get().is_leader {
+            return Ok(Renewal::forwarded(member, id));
+        }
+        let call = session.calls.open();
+        member.tell(Input::Client(call.ticket(), Request::LeaseRenew { id }))?;
+        Ok(Renewal::Here(call))
+    }
+
+    fn forwarded(member: &Arc<Member>, id: i64) -> Self {
+        let member = member.clone();
+        Renewal::Forwarded(tokio::spawn(
+            async move { forward::renew(&member, id).await },
+        ))
+    }
+
+    /// The TTL that the client is told. A leader that is none any more asks its successor.
+    fn poll(
+        &mut self,
+        member: &Arc<Member>,
+        id: i64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<i64, Status>> {
+        loop {
+            match self {
+                Renewal::Here(call) => match ready!(Pin::new(call).poll(cx)) {
+                    Ok(Reply::LeaseRenewed { ttl_s }) => {
+                        return Poll::Ready(Ok(ttl_s.unwrap_or(0)));
+                    }
+                    Ok(other) => {
+                        return Poll::Ready(Err(Status::internal(format!(
+                            "a renewal was answered with {other:?}"
+                        ))));
+                    }
+                    Err(why) if forward::is_not_leading(why) => {
+                        *self = Renewal::forwarded(member, id);
+                    }
+                    Err(why) => return Poll::Ready(Err(Status::from(why))),
+                },
+                Renewal::Forwarded(task) => {
+                    return Poll::Ready(match ready!(Pin::new(task).poll(cx)) {
+                        Ok(Ok(ttl_s)) => Ok(ttl_s.unwrap_or(0)),
+                        Ok(Err(why)) => Err(Status::from(why)),
+                        Err(_) => Err(Status::from(&error::STOPPED)),
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        if let Renewal::Forwarded(task) = self {
+            task.abort();
+        }
+    }
 }
 
 impl KeepAlives {
@@ -71,10 +143,12 @@ impl KeepAlives {
             self.member().metrics.methods[self.method].received.inc();
             let pb::LeaseKeepAliveRequest { id } = frame::decode(message)?;
             let header = self.member().header(self.member().view.load().revision());
-            let call = self.session.calls.open();
-            self.member()
-                .tell(Input::Client(call.ticket(), Request::LeaseRenew { id }))?;
-            self.under_way.push_back(UnderWay { id, header, call });
+            let renewal = Renewal::begin(&self.session, id)?;
+            self.under_way.push_back(UnderWay {
+                id,
+                header,
+                renewal,
+            });
         }
         Ok(())
     }
@@ -86,11 +160,11 @@ impl KeepAlives {
         while self.failed.is_none()
             && data.len() < PIECE_BYTES
             && let Some(front) = self.under_way.front_mut()
-            && let Poll::Ready(answer) = Pin::new(&mut front.call).poll(cx)
+            && let Poll::Ready(answer) = front.renewal.poll(&self.session.member, front.id, cx)
         {
             let UnderWay { id, header, .. } =
                 self.under_way.pop_front().expect("the front was just seen");
-            match renewed(answer) {
+            match answer {
                 Ok(ttl) => {
                     self.member().metrics.leases_renewed.add(u64::from(ttl > 0));
                     frame::append(&mut data, &pb::LeaseKeepAliveResponse { header, id, ttl });
@@ -103,16 +177,6 @@ impl KeepAlives {
             data: data.freeze(),
             messages,
         }
-    }
-}
-
-fn renewed(answer: Answer) -> Result<i64, Status> {
-    match answer {
-        Ok(Reply::LeaseRenewed { ttl_s }) => Ok(ttl_s.unwrap_or(0)),
-        Ok(other) => Err(Status::internal(format!(
-            "a renewal was answered with {other:?}"
-        ))),
-        Err(error) => Err(Status::from(error)),
     }
 }
 

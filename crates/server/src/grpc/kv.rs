@@ -15,6 +15,9 @@ use super::status::Status;
 
 /// Answers a range. The keys and values go from the store into the response as they are stored, without being decoded.
 pub async fn range(session: &Session, request: pb::RangeRequest) -> Result<Bytes, Status> {
+    if !request.serializable && session.member.raft.is_learner() {
+        return Err(Status::from(&error::NOT_SUPPORTED_FOR_LEARNER));
+    }
     validate::range(&request)?;
     let view = session.view(request.serializable).await?;
     let result = view.range(&request).map_err(read_failed)?;

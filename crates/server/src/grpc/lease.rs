@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::etcdserverpb as pb;
-use replica::{Reply, Request};
 use state::{Response, quota};
 
 use super::frame;
 use super::kv::{need_room, unexpected};
 use super::session::Session;
 use super::status::Status;
+use crate::forward;
 
 /// Grants a lease. For id 0 the server chooses: a request id, which no other lease has unless a client guessed it.
 pub async fn grant(session: &Session, mut request: pb::LeaseGrantRequest) -> Result<Bytes, Status> {
@@ -55,35 +55,13 @@ pub async fn time_to_live(
     session: &Session,
     request: pb::LeaseTimeToLiveRequest,
 ) -> Result<Bytes, Status> {
-    let id = request.id;
-    let time = match session.ask(Request::LeaseTimeToLive { id }).await? {
-        Reply::LeaseTime { time } => time,
-        other => {
-            return Err(Status::internal(format!(
-                "a question about a lease was answered with {other:?}"
-            )));
-        }
-    };
-    let view = session.member.view.load();
-    let header = session.member.header(view.revision());
-    let mut response = pb::LeaseTimeToLiveResponse {
-        header,
-        id,
+    let known = forward::time_to_live(&session.member, &request).await?;
+    let mut response = known.unwrap_or(pb::LeaseTimeToLiveResponse {
+        id: request.id,
         ttl: -1,
         ..Default::default()
-    };
-    if let Some((granted, remaining)) = time {
-        response.ttl = remaining;
-        response.granted_ttl = granted;
-        if request.keys {
-            response.keys = view
-                .leases()
-                .keys(id)
-                .into_iter()
-                .map(Bytes::from)
-                .collect();
-        }
-    }
+    });
+    response.header = session.member.header(session.member.view.load().revision());
     Ok(frame::encode(&response))
 }
 

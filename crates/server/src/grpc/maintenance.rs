@@ -8,9 +8,10 @@ use proto::error;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
+use proto::membershippb::DowngradeInfoSetRequest;
 use replica::{MemberId, Reply, Request};
 use state::version::Version;
-use state::{ReadView, Response};
+use state::{KvHash, ReadView, Response};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::Pieces;
@@ -124,18 +125,24 @@ pub async fn hash(session: &Session, _request: pb::HashRequest) -> Result<Bytes,
 }
 
 pub async fn hash_kv(session: &Session, request: pb::HashKvRequest) -> Result<Bytes, Status> {
-    let place = session.member.long_calls.hash().await?;
-    let view = session.member.view.load_full();
-    let begun = Instant::now();
-    let hash = beside(place, move || view.hash_kv(request.revision)).await?;
-    let hash = hash.map_err(read_failed)?;
-    session.member.metrics.hash_rev.observe(begun.elapsed());
+    let hash = hash_of(&session.member, request.revision).await?;
     Ok(frame::encode(&pb::HashKvResponse {
         header: session.member.header(hash.current_revision),
         hash: hash.hash,
         compact_revision: hash.compact_revision,
         hash_revision: hash.hash_revision,
     }))
+}
+
+/// The hash of everything up to a revision, 0 for the newest.
+pub async fn hash_of(member: &Arc<Member>, revision: i64) -> Result<KvHash, Status> {
+    let place = member.long_calls.hash().await?;
+    let view = member.view.load_full();
+    let begun = Instant::now();
+    let hash = beside(place, move || view.hash_kv(revision)).await?;
+    let hash = hash.map_err(read_failed)?;
+    member.metrics.hash_rev.observe(begun.elapsed());
+    Ok(hash)
 }
 
 /// Runs a long read on a thread of its own. It keeps its place until it is done, even when its client has gone.
@@ -178,31 +185,56 @@ pub async fn move_leader(
     }
 }
 
-/// Says whether a downgrade would be possible. Announcing one is not available yet.
+/// Says whether the cluster's version can be lowered by one, announces that it is to be, or takes that back.
 pub async fn downgrade(session: &Session, request: pb::DowngradeRequest) -> Result<Bytes, Status> {
+    let version = match DowngradeAction::try_from(request.action) {
+        Ok(DowngradeAction::Validate) => can_downgrade(session, &request.version).await?.1,
+        Ok(DowngradeAction::Enable) => {
+            let (target, version) = can_downgrade(session, &request.version).await?;
+            announce(session, Some(target)).await?;
+            version
+        }
+        Ok(DowngradeAction::Cancel) => {
+            let view = session.view(false).await?;
+            if view.cluster_version().downgrade_target.is_none() {
+                return Err(Status::from(&error::NO_INFLIGHT_DOWNGRADE));
+            }
+            announce(session, None).await?;
+            let version = view.cluster_version().version;
+            version.ok_or(&error::CLUSTER_VERSION_UNAVAILABLE)?
+        }
+        Err(_) => return Err(Status::from(&error::UNKNOWN_METHOD)),
+    };
+    Ok(frame::encode(&pb::DowngradeResponse {
+        header: session.member.header(session.member.view.load().revision()),
+        version: format!("{}.{}", version.major, version.minor),
+    }))
+}
+
+/// The target, and the version that the cluster has.
+async fn can_downgrade(session: &Session, target: &str) -> Result<(Version, Version), Status> {
     let view = session.view(false).await?;
     let cluster = view.cluster_version();
-    match DowngradeAction::try_from(request.action) {
-        Ok(DowngradeAction::Validate) => {
-            let target = downgrade_target(&request.version)?;
-            let version = cluster.version.ok_or(&error::CLUSTER_VERSION_UNAVAILABLE)?;
-            if Some(target.minor) != version.minor.checked_sub(1) || target.major != version.major {
-                return Err(Status::from(&error::INVALID_DOWNGRADE_TARGET_VERSION));
-            }
-            if cluster.downgrade_target.is_some() {
-                return Err(Status::from(&error::DOWNGRADE_IN_PROCESS));
-            }
-            Ok(frame::encode(&pb::DowngradeResponse {
-                header: session.member.header(view.revision()),
-                version: format!("{}.{}", version.major, version.minor),
-            }))
-        }
-        Ok(DowngradeAction::Cancel) if cluster.downgrade_target.is_none() => {
-            Err(Status::from(&error::NO_INFLIGHT_DOWNGRADE))
-        }
-        Ok(_) => Err(not_yet("Downgrade")),
-        Err(_) => Err(Status::from(&error::UNKNOWN_METHOD)),
+    let target = downgrade_target(target)?;
+    let version = cluster.version.ok_or(&error::CLUSTER_VERSION_UNAVAILABLE)?;
+    if Some(target.minor) != version.minor.checked_sub(1) || target.major != version.major {
+        return Err(Status::from(&error::INVALID_DOWNGRADE_TARGET_VERSION));
     }
+    if cluster.downgrade_target.is_some() {
+        return Err(Status::from(&error::DOWNGRADE_IN_PROCESS));
+    }
+    Ok((target.minor_only(), version))
+}
+
+async fn announce(session: &Session, target: Option<Version>) -> Result<(), Status> {
+    let request = pb::InternalRaftRequest {
+        downgrade_info_set: Some(DowngradeInfoSetRequest {
+            enabled: target.is_some(),
+            ver: target.map_or_else(String::new, |target| target.to_string()),
+        }),
+        ..Default::default()
+    };
+    session.response(request).await.map(|_| ())
 }
 
 /// `X.Y` or `X.Y.Z`.

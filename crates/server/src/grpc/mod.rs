@@ -13,7 +13,7 @@ mod keepalive;
 pub mod kv;
 mod leadership;
 mod lease;
-mod maintenance;
+pub mod maintenance;
 mod metadata;
 mod range_stream;
 mod route;

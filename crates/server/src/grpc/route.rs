@@ -36,6 +36,7 @@ fn rare<'a>(
         "/etcdserverpb.Lease/LeaseTimeToLive" => call(session, message, lease::time_to_live),
         "/etcdserverpb.Lease/LeaseLeases" => call(session, message, lease::leases),
         "/etcdserverpb.Cluster/MemberList" => call(session, message, cluster::member_list),
+        "/etcdserverpb.Cluster/MemberAdd" => call(session, message, cluster::member_add),
         "/etcdserverpb.Cluster/MemberRemove" => call(session, message, cluster::member_remove),
         "/etcdserverpb.Cluster/MemberUpdate" => call(session, message, cluster::member_update),
         "/etcdserverpb.Cluster/MemberPromote" => call(session, message, cluster::member_promote),

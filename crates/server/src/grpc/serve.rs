@@ -88,6 +88,10 @@ async fn unary(
 ) -> Response<Body> {
     let account = Account::begin(&*session.member, method);
     let call = async {
+        need_voter(
+            session,
+            LEARNERS_ANSWER.contains(&methods::ALL[method].path),
+        )?;
         need_leader(session, &metadata)?;
         let request = messages.only().await?;
         account.received(request.len());
@@ -123,7 +127,9 @@ async fn stream(
     messages: Messages,
 ) -> Response<Body> {
     let account = Account::begin(session.member.clone(), method);
-    let opened = match need_leader(session, &metadata) {
+    let is_for_learners = methods::ALL[method].path == SNAPSHOT;
+    let may = need_voter(session, is_for_learners).and_then(|()| need_leader(session, &metadata));
+    let opened = match may {
         Ok(()) => {
             let open = Box::pin(route::stream(session, method, messages));
             before(metadata.timeout, open).await
@@ -145,6 +151,18 @@ async fn stream(
             refuse(status)
         }
     }
+}
+
+/// What a learner answers; of ranges only those that are content with what it has, see [`super::kv::range`].
+const LEARNERS_ANSWER: [&str; 2] = ["/etcdserverpb.Maintenance/Status", "/etcdserverpb.KV/Range"];
+const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
+
+/// Refuses what a learner does not do. Source: upstream `server/etcdserver/api/v3rpc/util.go`, `isRPCSupportedForLearner`.
+fn need_voter(session: &Session, is_for_learners: bool) -> Result<(), Status> {
+    if session.member.raft.is_learner() && !is_for_learners {
+        return Err(Status::from(&error::NOT_SUPPORTED_FOR_LEARNER));
+    }
+    Ok(())
 }
 
 fn need_leader(session: &Session, metadata: &Metadata) -> Result<(), Status> {

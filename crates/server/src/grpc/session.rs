@@ -58,9 +58,13 @@ impl Session {
 
     /// Asks the core and waits.
     pub async fn ask(&self, request: Request) -> Result<Reply, Status> {
+        self.question(request).await.map_err(Status::from)
+    }
+
+    async fn question(&self, request: Request) -> calls::Answer {
         let call = self.calls.open();
         self.member.tell(Input::Client(call.ticket(), request))?;
-        call.await.map_err(Status::from)
+        call.await
     }
 
     /// Puts a request through the log and waits until this member has applied it. A "no" of the replicated state becomes
@@ -75,12 +79,16 @@ impl Session {
         if data.len() > self.member.limits.request_bytes_max {
             return Err(Status::from(&error::REQUEST_TOO_LARGE));
         }
-        let answer = self.ask(Request::Propose { id, data }).await;
-        match answer.inspect_err(|_| self.member.metrics.proposals_failed.inc())? {
-            Reply::Applied(applied) => Ok(applied),
-            other => Err(Status::internal(format!(
+        let begun = Instant::now();
+        match self.question(Request::Propose { id, data }).await {
+            Ok(Reply::Applied(applied)) => Ok(applied),
+            Ok(other) => Err(Status::internal(format!(
                 "a proposal was answered with {other:?}"
             ))),
+            Err(why) => {
+                self.member.metrics.proposals_failed.inc();
+                Err(Status::from(self.member.why_late(why, begun)))
+            }
         }
     }
 

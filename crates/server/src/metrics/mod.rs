@@ -157,6 +157,11 @@ pub struct Metrics {
     pub leases_revoked: Counter,
     pub leases_renewed: Counter,
 
+    /// Learners that this member as leader made voters.
+    pub learner_promotions: Counter,
+    /// How often it refused to, by the reason.
+    pub promotion_failures: Mutex<BTreeMap<&'static str, u64>>,
+
     pub health_success: Counter,
     pub health_failures: Counter,
     checks: Mutex<BTreeMap<(&'static str, &'static str), Check>>,
@@ -203,6 +208,8 @@ impl Default for Metrics {
             lease_ttls: Histogram::new(1.0, 24),
             leases_revoked: Counter::default(),
             leases_renewed: Counter::default(),
+            learner_promotions: Counter::default(),
+            promotion_failures: Mutex::default(),
             health_success: Counter::default(),
             health_failures: Counter::default(),
             checks: Mutex::default(),
@@ -245,6 +252,15 @@ impl Metrics {
         self.puts.add(puts as u64);
         self.deletes.add((events.len() - puts) as u64);
         self.txns.add(txns as u64);
+    }
+
+    /// Notes why a learner was not promoted.
+    pub fn promotion_failed(&self, why: &'static str) {
+        let mut failures = self
+            .promotion_failures
+            .lock()
+            .expect("no thread panics while it holds the failures");
+        *failures.entry(why).or_default() += 1;
     }
 
     /// Notes how one of the checks of `/livez` or `/readyz` has come out.

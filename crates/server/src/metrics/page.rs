@@ -118,8 +118,22 @@ fn server(page: &mut Page, member: &Member) {
     page.counter_value(
         "etcd_server_learner_promote_successes",
         "Learners promoted here.",
-        0,
+        metrics.learner_promotions.get(),
     );
+    let failures = metrics
+        .promotion_failures
+        .lock()
+        .expect("no thread panics while it holds the failures")
+        .clone();
+    page.head(
+        "etcd_server_learner_promote_failures",
+        "counter",
+        "Learners that were not promoted, by the reason.",
+    );
+    for (reason, count) in failures {
+        let labels = format!("{{Reason=\"{}\"}}", escape(reason));
+        page.line("etcd_server_learner_promote_failures", &labels, count);
+    }
     page.labelled(
         "etcd_server_id",
         "gauge",

@@ -9,7 +9,7 @@
 //!   probe       --GET /raft/probing----------------------->  serve                 how far away it is
 //! ```
 //! Who has something to send leaves it in [`links::Links`], from any thread; what comes goes to the replica's desk. Everything else on the
-//! peer port is asked for by name, and answered by `answers`.
+//! peer port is asked for by name: [`ask`] has the questions, [`answers`] the answers.
 //!
 //! Who the peers are is read from the published membership whenever it may have changed. A member that is not in it but speaks for this
 //! cluster, as the leader does to one that has just been added, is answered through its pipeline until it is.
@@ -17,6 +17,7 @@
 //! Start with [`Peers::start`]; [`codec`] has the bytes. Source: upstream `server/etcdserver/api/rafthttp`.
 
 pub mod answers;
+pub mod ask;
 mod body;
 mod client;
 pub mod codec;

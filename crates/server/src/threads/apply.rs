@@ -352,7 +352,7 @@ impl Applier {
         for Answer { ticket, applied } in answers {
             sorted.add(ticket, Ok(Reply::Applied(applied)));
         }
-        sorted.post(&self.mailboxes);
+        sorted.post(&self.mailboxes, &self.member.questions);
     }
 
     fn sweep(&mut self) {

@@ -24,6 +24,7 @@ use crate::calls::{self, Mailbox, shard_of};
 use crate::inbox::{Inbox, Refused};
 use crate::member::Member;
 use crate::peer::codec;
+use crate::questions::{self, Questions};
 
 /// Bytes of peers' messages that may wait. More are dropped, which raft survives.
 const PEER_BYTES_MAX: usize = 64 << 20;
@@ -216,7 +217,7 @@ impl Decider {
                 Effect::DropSnapshot => self.apply.tell(ApplyInput::DropReceived),
                 Effect::MembersChanged => links.members_changed(),
                 Effect::AskPast => applied.push(Input::Past(Past::Unknown)),
-                Effect::Removed => self.alarm.raise_removed(),
+                Effect::Removed => self.member.was_removed(),
                 Effect::Stop(fault) => self.alarm.raise(fault),
             }
         }
@@ -224,28 +225,41 @@ impl Decider {
             let lost = links.send(messages).into_iter().map(MemberId);
             applied.extend(lost.map(Input::PeerUnreachable));
         }
-        answers.post(&self.mailboxes);
+        answers.post(&self.mailboxes, &self.member.questions);
         applied
     }
 }
 
-/// Answers on their way to the threads of their calls, one delivery per thread.
-pub(super) struct Answers(Vec<Vec<(Ticket, calls::Answer)>>);
+/// Answers on their way to those who asked, one delivery per thread.
+pub(super) struct Answers {
+    /// By connection thread.
+    shards: Vec<Vec<(Ticket, calls::Answer)>>,
+    others: Vec<(Ticket, calls::Answer)>,
+}
 
 impl Answers {
     pub fn new(shards: usize) -> Self {
-        Answers((0..shards).map(|_| Vec::new()).collect())
+        Answers {
+            shards: (0..shards).map(|_| Vec::new()).collect(),
+            others: Vec::new(),
+        }
     }
 
     pub fn add(&mut self, ticket: Ticket, answer: calls::Answer) {
-        self.0[shard_of(ticket)].push((ticket, answer));
+        match shard_of(ticket) {
+            questions::SHARD => self.others.push((ticket, answer)),
+            shard => self.shards[shard].push((ticket, answer)),
+        }
     }
 
-    pub fn post(self, mailboxes: &[Arc<Mailbox>]) {
-        for (answers, mailbox) in self.0.into_iter().zip(mailboxes) {
+    pub fn post(self, mailboxes: &[Arc<Mailbox>], questions: &Questions) {
+        for (answers, mailbox) in self.shards.into_iter().zip(mailboxes) {
             if !answers.is_empty() {
                 mailbox.post(answers);
             }
+        }
+        for (ticket, answer) in self.others {
+            questions.deliver(ticket, answer);
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) const MEMBER: &[Row] = &[
         "Milliseconds between heartbeats of the leader."),
     Row::new("election-timeout", Uint, "1000", "2567", Works,
         "Milliseconds without a leader before an election; at least 5 heartbeats, at most 50000."),
-    Row::new("initial-election-tick-advance", Bool, "true", "2567", NotYet("a member that is alone elects itself at once anyway"),
+    Row::new("initial-election-tick-advance", Bool, "true", "2567", Works,
         "Shorten the wait for the first election after start."),
     Row::new("listen-peer-urls", Urls, "http://localhost:2380", "2567", Works,
         "Where to accept traffic of other members: http, https, unix or unixs URLs."),
@@ -81,7 +81,7 @@ pub(super) const CLUSTERING: &[Row] = &[
     Row::new("initial-cluster", Text, "default=http://localhost:2380", "2567", Works,
         "Members of a new cluster: name=url,name=url; a name may appear once per URL."),
     Row::new("initial-cluster-state", Choice(&["new", "existing"]), "new", "2567",
-        RefusedAtBootstrap("joining an existing cluster is not available yet"),
+        Works,
         "Whether the cluster is founded (new) or joined (existing); not read again after the first start."),
     Row::new("initial-cluster-token", Text, "etcd-cluster", "2567", Works,
         "Text that makes the ids of this cluster different from those of others."),
@@ -119,7 +119,7 @@ pub(super) const CLUSTERING: &[Row] = &[
         "DNS domain whose SRV records name the members."),
     Row::new("discovery-srv-name", Text, "", "567", RefusedAtBootstrap(NO_DISCOVERY),
         "Suffix of the service names looked up with --discovery-srv."),
-    Row::new("strict-reconfig-check", Bool, "true", "2567", NotYet("membership cannot be changed yet"),
+    Row::new("strict-reconfig-check", Bool, "true", "2567", Works,
         "Refuse member changes that would lose quorum."),
     Row::new("pre-vote", Bool, "true", "567", Works,
         "Ask before an election whether it could be won, so that a returning member does not disturb."),
@@ -127,8 +127,10 @@ pub(super) const CLUSTERING: &[Row] = &[
         "What --auto-compaction-retention counts: periodic (time) or revision (revisions)."),
     Row::new("auto-compaction-retention", Text, "0", "2567", Works,
         "History to keep: hours or a duration such as 30m, or a number of revisions; 0 keeps all."),
-    Row::new("max-learners", Int, "1", "67", NotYet("membership cannot be changed yet"),
+    Row::new("max-learners", Int, "1", "67", Works,
         "Most learners in the cluster."),
+    Row::new("version-for-peers", Text, "auto", "", Works,
+        "Version that other members are told and that the cluster may rise to, such as 3.5; auto means the cluster's own if that is older than this program's."),
 ];
 
 #[rustfmt::skip]
@@ -185,7 +187,7 @@ pub(super) const FEATURES: &[Row] = &[
         "Pause between the steps of a compaction; 0 means 10ms."),
     Row::new("watch-progress-notify-interval", Duration, "0s", "67", Works,
         "Time between progress notifications to idle watchers; 0 means 10m, at least 100ms."),
-    Row::new("downgrade-check-time", Duration, "5s", "67", NotYet("the cluster version cannot be lowered yet"),
+    Row::new("downgrade-check-time", Duration, "5s", "67", Ignored("a downgrade is looked at whenever the cluster's version is"),
         "Time between checks whether a downgrade is complete."),
     Row::new("warning-apply-duration", Duration, "100ms", "67", Works,
         "Log a warning about an entry that takes longer to apply."),
@@ -197,8 +199,7 @@ pub(super) const FEATURES: &[Row] = &[
 
 #[rustfmt::skip]
 pub(super) const UNSAFE: &[Row] = &[
-    Row::new("force-new-cluster", Bool, "false", "2567",
-        super::Status::Refused("the membership cannot be rewritten yet; without that the member would go on as part of its old cluster"),
+    Row::new("force-new-cluster", Bool, "false", "2567", Works,
         "Start a one-member cluster from the data of this member."),
     Row::new("unsafe-no-fsync", Bool, "false", "567", Works,
         "Do not wait for the disk. Data that was acknowledged will be lost when the machine stops."),

@@ -216,10 +216,19 @@ fn founding_a_cluster_is_checked_like_etcd() {
             &["initial cluster a=http://localhost:2380,b=http://localhost:2380 has duplicate url"],
         ),
         (
-            &["--initial-cluster-state=existing"],
             &[
-                "--initial-cluster-state cannot be honoured: joining an existing cluster is not available yet",
+                "--initial-cluster-state=existing",
+                "--initial-advertise-peer-urls=http://localhost:1",
+                "--initial-cluster=default=http://localhost:2,b=http://localhost:3",
             ],
+            &[],
+        ),
+        (
+            &[
+                "--initial-cluster-state=existing",
+                "--initial-cluster=a=http://localhost:2,b=http://localhost:3",
+            ],
+            &["couldn't find local name \"default\" in the initial cluster configuration"],
         ),
     ] {
         assert_eq!(run(args).check_bootstrap(&resolve), messages, "{args:?}");
@@ -227,6 +236,26 @@ fn founding_a_cluster_is_checked_like_etcd() {
     let config = run(&["--discovery-srv=example.com"]);
     assert_eq!(config.bootstrap.initial_cluster.len(), 0);
     assert_eq!(config.check_bootstrap(&resolve).len(), 1);
+}
+
+#[test]
+fn the_version_for_peers_is_one_that_this_program_can_be() {
+    let version = |text: &str| run(&[&format!("--version-for-peers={text}")]).version_for_peers;
+    assert_eq!(version("auto"), None);
+    assert_eq!(version("3.5").map(|v| v.to_string()), Some("3.5.0".into()));
+    assert_eq!(
+        version("3.6.2").map(|v| v.to_string()),
+        Some("3.6.2".into())
+    );
+    for wrong in ["3.8", "3.2", "4", "", "own"] {
+        let flag = format!("--version-for-peers={wrong}");
+        let refused = exit(&[&flag], &[], None);
+        let told = mistakes(&refused);
+        assert!(
+            told[0].contains("must be auto or a version from 3.4 to 3.7.1"),
+            "{told:?}"
+        );
+    }
 }
 
 #[test]
@@ -254,7 +283,6 @@ fn options_without_effect_are_told_and_unsafe_ones_refused() {
         "--trusted-ca-file=f",
         "--ca-file=f",
         "--proxy=on",
-        "--force-new-cluster",
     ] {
         assert_eq!(mistakes(&exit(&[flag], &[], None)).len(), 1, "{flag}");
     }
