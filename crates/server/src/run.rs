@@ -118,22 +118,29 @@ impl Running {
         let disk: Arc<dyn Disk> = Arc::new(MeteredDisk(disk));
         let asker = Asker::new(Dialer::new(config));
         let beginning = runtime.block_on(bootstrap::begin(config, &*disk, &asker))?;
-        let booted = boot::start(disk, boot_params(config, &beginning))
+        let booted = boot::start(disk.clone(), boot_params(config, &beginning))
             .map_err(|fault| fault.to_string())?;
         for warning in booted.data_dir.warnings() {
             tracing::warn!("{warning}");
         }
         tell_identity(config, beginning.identity, booted.is_new);
-        let listeners = (ports, listeners);
-        Self::assemble(config, beginning, asker, booted, runtime, listeners, files)
-            .map_err(|why| format!("cannot start a thread: {why}"))
+        Self::assemble(
+            config,
+            beginning,
+            asker,
+            (disk, booted),
+            runtime,
+            (ports, listeners),
+            files,
+        )
+        .map_err(|why| format!("cannot start a thread: {why}"))
     }
 
     fn assemble(
         config: &Config,
         beginning: Beginning,
         asker: Asker,
-        booted: Booted,
+        (disk, booted): (Arc<dyn Disk>, Booted),
         runtime: tokio::runtime::Runtime,
         (ports, listeners): (peer::Ports, Vec<Listening>),
         files: u64,
@@ -176,10 +183,9 @@ impl Running {
         let _ = member.hooks.set(Box::new(Hooks(threads.defragmenter())));
         let peers = {
             let options = peer::Options::new(config, beginning.remotes);
-            let removed = member.clone();
-            Peers::start(options, member.clone(), ports, move || {
-                removed.was_removed()
-            })?
+            let layout = Layout::new(&config.data_dir, config.wal_dir.clone());
+            let snapshots = threads.snapshot_door(disk, layout);
+            Peers::start(options, member.clone(), snapshots, ports)?
         };
         let options = transport_options(config, cores, files);
         let transport = {

@@ -398,12 +398,11 @@ fn length_at(seen: &[u8], at: usize) -> Result<Option<usize>, Malformed> {
     Ok(Some(length as usize))
 }
 
-/// Reads the size of the message before a snapshot.
+/// The size of the message before a snapshot.
 ///
 /// # Errors
 /// It is larger than any such message is.
-pub fn snapshot_message_size(head: [u8; 8]) -> Result<usize, Malformed> {
-    let size = u64::from_be_bytes(head);
+pub fn message_size(size: u64) -> Result<usize, Malformed> {
     if size > SNAPSHOT_MESSAGE_MAX {
         return Err(Malformed::TooLarge);
     }

@@ -6,7 +6,9 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use state::membership::{id_from_hex, id_to_hex};
 
-use crate::config::{Url, VERSION_ETCD};
+use state::version::Version;
+
+use crate::config::Url;
 
 pub const SERVER_FROM: HeaderName = HeaderName::from_static("x-server-from");
 pub const SERVER_VERSION: HeaderName = HeaderName::from_static("x-server-version");
@@ -63,10 +65,10 @@ impl Own {
         hex(self.cluster_id)
     }
 
-    /// Adds what every request of this member carries.
-    pub fn introduce(&self, headers: &mut HeaderMap) {
+    /// Adds what every request of this member carries, which tells that it is of `version`.
+    pub fn introduce(&self, headers: &mut HeaderMap, version: Version) {
         headers.insert(SERVER_FROM, hex(self.member_id));
-        headers.insert(SERVER_VERSION, HeaderValue::from_static(VERSION_ETCD));
+        headers.insert(SERVER_VERSION, version_value(version));
         headers.insert(MIN_CLUSTER_VERSION, HeaderValue::from_static(MIN_CLUSTER));
         headers.insert(CLUSTER_ID, self.cluster());
         if let Some(urls) = &self.urls {
@@ -74,11 +76,11 @@ impl Own {
         }
     }
 
-    /// Whether a request comes from a member that this one can speak with, of this cluster.
+    /// Whether a request comes from a member that this one, of version `local`, can speak with, of this cluster.
     ///
     /// # Errors
     /// Why not.
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub fn check(&self, headers: &HeaderMap, local: Version) -> Result<(), Refusal> {
         let version = |name: &HeaderName| {
             let text = match text_of(headers, name) {
                 "" => VERSION_BEFORE_HEADERS,
@@ -87,7 +89,7 @@ impl Own {
             minor_of(text).ok_or(Refusal::IncompatibleVersion)
         };
         let (remote, wanted) = (version(&SERVER_VERSION)?, version(&MIN_CLUSTER_VERSION)?);
-        let local = minor_of(VERSION_ETCD).expect("our own version can be read");
+        let local = (u64::from(local.major), u64::from(local.minor));
         let oldest = minor_of(MIN_CLUSTER).expect("our own version can be read");
         if remote < oldest || wanted > local {
             return Err(Refusal::IncompatibleVersion);
@@ -97,6 +99,11 @@ impl Own {
         }
         Ok(())
     }
+}
+
+/// A version as members write it.
+pub fn version_value(version: Version) -> HeaderValue {
+    HeaderValue::from_str(&version.to_string()).expect("digits and dots")
 }
 
 /// An id as members write it.
@@ -146,6 +153,10 @@ fn minor_of(text: &str) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
+    fn local() -> Version {
+        Version::parse("3.7.1").expect("a version")
+    }
+
     fn own() -> Own {
         let url = Url::parse("http://127.0.0.1:2380").expect("a URL");
         Own::new(0xab, 1, &[url])
@@ -154,12 +165,12 @@ mod tests {
     /// The refusal of a request whose header `name` is changed to `value`, or left out.
     fn check(name: HeaderName, value: Option<&'static str>) -> Option<Refusal> {
         let mut headers = HeaderMap::new();
-        own().introduce(&mut headers);
+        own().introduce(&mut headers, local());
         match value {
             Some(value) => headers.insert(name, HeaderValue::from_static(value)),
             None => headers.remove(name),
         };
-        own().check(&headers).err()
+        own().check(&headers, local()).err()
     }
 
     #[test]
@@ -201,7 +212,7 @@ mod tests {
     #[test]
     fn a_sender_can_be_reached_only_with_an_id_and_urls_that_can_be_read() {
         let mut headers = HeaderMap::new();
-        own().introduce(&mut headers);
+        own().introduce(&mut headers, local());
         let (from, urls) = sender(&headers).expect("introduced");
         assert_eq!((from, urls.len()), (1, 1));
         for urls in ["", "ftp://a:1", "http://a:1,,"] {

@@ -30,6 +30,7 @@ mod probe;
 mod report;
 mod running;
 mod serve;
+mod snapshot_in;
 mod snapshot_out;
 mod stream_in;
 mod stream_out;
@@ -49,6 +50,7 @@ use tokio::task::LocalSet;
 
 use crate::config::{Config, Url};
 use crate::member::Member;
+use crate::threads::snapshots::SnapshotDoor;
 use crate::transport::listen::{Listener, SocketOptions};
 
 pub use body::Body;
@@ -122,16 +124,15 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Starts to listen to peers, and to keep up with those that there are. `removed` is called when a peer says that this member was
-    /// removed from the cluster.
+    /// Starts to listen to peers, and to keep up with those that there are. Snapshots of theirs come in through `snapshots`.
     ///
     /// # Errors
     /// The operating system refused a thread.
     pub fn start(
         options: Options,
         member: Arc<Member>,
+        snapshots: SnapshotDoor,
         ports: Ports,
-        removed: impl Fn() + Send + 'static,
     ) -> io::Result<Peers> {
         let Ports { runtime, listeners } = ports;
         let (stop, stopped) = oneshot::channel();
@@ -139,7 +140,10 @@ impl Peers {
             .name("peers".into())
             .spawn(move || {
                 let local = LocalSet::new();
-                local.block_on(&runtime, run(options, member, listeners, removed, stopped));
+                local.block_on(
+                    &runtime,
+                    run(options, (member, snapshots), listeners, stopped),
+                );
             })?;
         Ok(Peers { stop, thread })
     }
@@ -156,17 +160,16 @@ impl Peers {
 
 async fn run(
     options: Options,
-    member: Arc<Member>,
+    (member, snapshots): (Arc<Member>, SnapshotDoor),
     listeners: Vec<(Listener, Url)>,
-    removed: impl Fn() + 'static,
     stopped: oneshot::Receiver<()>,
 ) {
     let context = Rc::new(Context {
         own: Own::new(member.cluster_id, member.member_id, &options.advertise),
         member,
+        snapshots: Arc::new(snapshots),
         dialer: options.dialer,
         timeouts: options.timeouts,
-        removed: Box::new(removed),
         strangers: RefCell::default(),
     });
     let peers: Rc<RefCell<BTreeMap<u64, Running>>> = Rc::default();

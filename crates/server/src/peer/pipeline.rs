@@ -87,7 +87,7 @@ pub fn request(peer: &Peer, path: &'static str, kind: &'static str, body: Body) 
     *request.uri_mut() = http::Uri::from_static(path);
     let headers = request.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    peer.context.own.introduce(headers);
+    peer.context.introduce(headers);
     request
 }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use state::membership::id_to_hex;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
@@ -17,23 +18,29 @@ use super::metrics::PeerMetrics;
 use super::{pipeline, probe, snapshot_out, stream_in};
 use crate::config::Url;
 use crate::member::Member;
+use crate::threads::snapshots::SnapshotDoor;
 
 /// What all peers share.
 pub struct Context {
     pub member: Arc<Member>,
+    /// Where snapshots of other members come in.
+    pub snapshots: Arc<SnapshotDoor>,
     pub own: Own,
     pub dialer: Dialer,
     pub timeouts: Timeouts,
-    /// Told when a peer says that this member was removed from the cluster.
-    pub removed: Box<dyn Fn()>,
     /// Members that have asked before this one has heard of them, and where they are.
     pub strangers: RefCell<Vec<(u64, Vec<Url>)>>,
 }
 
 impl Context {
+    /// Says who this member is.
+    pub fn introduce(&self, headers: &mut HeaderMap) {
+        self.own.introduce(headers, self.member.version_for_peers());
+    }
+
     /// A peer says that this member is none any more.
     pub fn tell_removed(&self) {
-        (self.removed)();
+        self.member.was_removed();
     }
 }
 

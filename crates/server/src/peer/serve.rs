@@ -24,12 +24,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::Body;
 use super::codec::{self, Kind};
-use super::headers::{self, CLUSTER_ID, RAFT_TO, SERVER_VERSION, text_of};
+use super::headers::{self, CLUSTER_ID, RAFT_TO, SERVER_VERSION, text_of, version_value};
 use super::running::{Context, Running};
 use super::stream_out::StreamBody;
 use super::timed::Timed;
-use super::{answers, dial, probe, report};
-use crate::config::{Url, VERSION_ETCD};
+use super::{answers, dial, probe, report, snapshot_in};
+use crate::config::Url;
 use crate::transport::listen::{Listener, Stream};
 
 /// Connections that may be open on one listener: two streams, four posts and a probe of each of some dozens of members. One more is
@@ -51,6 +51,8 @@ struct Port {
     connections: Cell<usize>,
     /// Bytes of messages that are arriving.
     arriving: Cell<usize>,
+    /// Snapshots that are arriving.
+    snapshots: Cell<usize>,
 }
 
 /// Counts something for as long as it lives.
@@ -95,6 +97,7 @@ pub async fn accept_for_ever(
         peers,
         connections: Cell::new(0),
         arriving: Cell::new(0),
+        snapshots: Cell::new(0),
     });
     loop {
         match listener.accept().await.and_then(|new| new.into_stream()) {
@@ -145,6 +148,10 @@ impl Port {
                 put_type(&mut answer, "text/plain; charset=utf-8");
                 answer
             }
+            "/raft/snapshot" => self
+                .snapshot(request)
+                .await
+                .unwrap_or_else(|refusal| *refusal),
             path if path.starts_with("/raft/stream/") => {
                 self.stream(&request).unwrap_or_else(|refusal| *refusal)
             }
@@ -190,19 +197,54 @@ impl Port {
                 text,
             ))));
         }
+        Ok(self.done())
+    }
+
+    /// A snapshot that was posted.
+    async fn snapshot(&self, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+        let context = &self.context;
+        allow(&request, Method::POST)?;
+        let cluster = |refused: Refused| with(refused, CLUSTER_ID, context.own.cluster());
+        self.check(&request).map_err(cluster)?;
+        self.note_stranger(&request);
+        // One at a time: a leader that is refused comes again.
+        let mut place = held(&self.snapshots);
+        let mut forbidden = None;
+        let admit = |message: &Message| {
+            if let Err(refused) = self.admit(message) {
+                forbidden = Some(refused);
+                return Err((StatusCode::FORBIDDEN, String::new()));
+            }
+            if !place.add(1, 1) {
+                let text = "failed to save KV snapshot (another one is arriving)".to_owned();
+                return Err((StatusCode::INTERNAL_SERVER_ERROR, text));
+            }
+            Ok(())
+        };
+        if let Err((code, text)) = snapshot_in::receive(context, request, admit).await {
+            let refused = forbidden.unwrap_or_else(|| Box::new(error(code, &text)));
+            return Err(cluster(refused));
+        }
+        Ok(self.done())
+    }
+
+    /// The message was taken.
+    fn done(&self) -> Response<Body> {
         let mut done = Response::new(Body::empty());
         *done.status_mut() = StatusCode::NO_CONTENT;
-        done.headers_mut().insert(CLUSTER_ID, context.own.cluster());
-        Ok(done)
+        let cluster = self.context.own.cluster();
+        done.headers_mut().insert(CLUSTER_ID, cluster);
+        done
     }
 
     /// A peer comes to read.
     fn stream(&self, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
         let (context, own) = (&self.context, &self.context.own);
+        let version = context.member.version_for_peers();
         allow(request, Method::GET)?;
         let refused = |refused: Refused| {
             let refused = with(refused, CLUSTER_ID, own.cluster());
-            with(refused, SERVER_VERSION, version())
+            with(refused, SERVER_VERSION, version_value(version))
         };
         let refuse = |code, text| refused(Box::new(error(code, text)));
         self.check(request).map_err(refused)?;
@@ -248,7 +290,7 @@ impl Port {
         }
         let mut answer = Response::new(Body::Stream(Box::new(body)));
         let headers = answer.headers_mut();
-        headers.insert(SERVER_VERSION, version());
+        headers.insert(SERVER_VERSION, version_value(version));
         headers.insert(CLUSTER_ID, own.cluster());
         Ok(answer)
     }
@@ -256,12 +298,13 @@ impl Port {
     /// Refuses who is of another cluster, or too old, or too new.
     fn check(&self, request: &Request<Incoming>) -> Result<(), Refused> {
         let own = &self.context.own;
-        own.check(request.headers()).map_err(|refusal| {
+        let version = self.context.member.version_for_peers();
+        own.check(request.headers(), version).map_err(|refusal| {
             let headers = request.headers();
             tracing::warn!(
                 "local-member-id" = id_to_hex(own.member_id),
                 "local-member-cluster-id" = id_to_hex(own.cluster_id),
-                "local-member-server-version" = VERSION_ETCD,
+                "local-member-server-version" = version.to_string(),
                 "remote-peer-server-name" = text_of(headers, &headers::SERVER_FROM),
                 "remote-peer-server-version" = text_of(headers, &SERVER_VERSION),
                 "remote-peer-cluster-id" = text_of(headers, &CLUSTER_ID),
@@ -361,10 +404,6 @@ const NOT_FOUND: &str = "404 page not found";
 
 fn kind_named(name: &str) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| kind.path() == name)
-}
-
-fn version() -> HeaderValue {
-    HeaderValue::from_static(VERSION_ETCD)
 }
 
 fn allow(request: &Request<Incoming>, method: Method) -> Result<(), Refused> {

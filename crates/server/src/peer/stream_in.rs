@@ -98,7 +98,7 @@ async fn dial_at(
     let mut request = Request::new(Body::empty());
     *request.method_mut() = Method::GET;
     *request.uri_mut() = path.parse().expect("a path of letters and digits");
-    context.own.introduce(request.headers_mut());
+    context.introduce(request.headers_mut());
     request.headers_mut().insert(RAFT_TO, hex(peer.id));
     let answer = timeout(timeouts.read, connection.request(request))
         .await

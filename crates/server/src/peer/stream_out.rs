@@ -31,6 +31,8 @@ pub struct StreamBody {
     /// Whether something was written since the last of these.
     is_fresh: bool,
     taken: Vec<Message>,
+    /// Where pieces are made; used again once they are written.
+    out: BytesMut,
 }
 
 impl StreamBody {
@@ -71,6 +73,7 @@ impl StreamBody {
             alive,
             is_fresh: false,
             taken: Vec::new(),
+            out: BytesMut::new(),
         })
     }
 
@@ -83,7 +86,7 @@ impl StreamBody {
         let mut taken = std::mem::take(&mut self.taken);
         let place = (self.peer, self.kind, self.generation);
         let found = self.links().take(place, cx.waker(), &mut taken);
-        let mut out = BytesMut::new();
+        let mut out = std::mem::take(&mut self.out);
         for message in taken.drain(..) {
             self.encoder.message(&message, &mut out);
         }
@@ -98,12 +101,15 @@ impl StreamBody {
                     }
                 }
                 if out.is_empty() {
+                    self.out = out;
                     return Poll::Pending;
                 }
             }
         }
         self.metrics.sent_bytes.add(out.len() as u64);
-        Poll::Ready(Some(out.freeze()))
+        let piece = out.split().freeze();
+        self.out = out;
+        Poll::Ready(Some(piece))
     }
 }
 
