@@ -101,7 +101,7 @@ pub enum Command {
 /// What `compare` takes.
 #[derive(Debug, Clone, Args)]
 pub struct Compare {
-    /// Command of server A, the one to compare with. {client} {peer} {dir} {name} are filled in; without any of them, etcd's usual flags are appended
+    /// Command of server A, the one to compare with. {client} {peer} {dir} {name} {cluster} {state} are filled in; without any of them, etcd's usual flags are appended
     #[arg(long)]
     pub a: String,
     /// Command of server B
@@ -116,6 +116,9 @@ pub struct Compare {
     /// The suite
     #[arg(long, default_value = "figures", value_parser = figures::SUITES)]
     pub suite: String,
+    /// Members of each side: with more than one, clusters are compared, by figures of their own (put, follower, idle, kill, stop, wiped)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
+    pub members: u8,
     /// Only these cases, separated by commas
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
@@ -169,6 +172,7 @@ impl Compare {
         Settings {
             servers: [spec(&self.a_name, &self.a), spec(&self.b_name, &self.b)],
             suite: self.suite.clone(),
+            members: usize::from(self.members),
             only: self.only.clone(),
             repeats: if self.quick {
                 1

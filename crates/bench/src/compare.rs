@@ -5,9 +5,10 @@
 //! the other.
 
 use crate::engine::{self, Moment, Until};
-use crate::figures::{self, Better, CASE_METRICS, Case, MILLION, Metric, Sizes, mib};
+use crate::figures::{self, Bar, Better, CASE_METRICS, Case, MILLION, Metric, Sizes, mib};
 use crate::load::keys::Keyspace;
 use crate::load::messages;
+use crate::members;
 use crate::procfs;
 use crate::servers::{Server, Spec};
 use crate::transport::http2::Method;
@@ -32,8 +33,10 @@ const RESTARTS: usize = 3;
 pub struct Settings {
     /// The servers, A and B.
     pub servers: [Spec; 2],
-    /// A name of [`figures::SUITES`].
+    /// A name of [`figures::SUITES`]; not looked at for clusters.
     pub suite: String,
+    /// Members of each side. With more than one, [`members`] says what is measured.
+    pub members: usize,
     /// Only the cases of these names; all if empty.
     pub only: Vec<String>,
     /// Pairs of runs of each case.
@@ -80,6 +83,9 @@ pub struct Row {
     pub values: [Vec<f64>; 2],
     /// The bound of the ratio, if it has one.
     pub bar: Option<f64>,
+    /// The bound of B's own median, if it has one.
+    #[serde(default)]
+    pub limit: Option<f64>,
 }
 
 impl Row {
@@ -100,23 +106,33 @@ impl Row {
         ratios
     }
 
-    /// Median of the pairs' ratios B / A; `None` without a pair.
+    /// B / A: the median of the pairs' ratios, or the ratio of the medians where pairs mean nothing. `None` without a pair.
     pub fn ratio(&self) -> Option<f64> {
         let ratios = self.ratios();
         if ratios.is_empty() {
             None
-        } else {
+        } else if self.metric.is_paired() {
             Some(median(&ratios))
+        } else {
+            Some(self.median(1) / self.median(0))
         }
     }
 
-    /// Whether the ratio reaches the bar; `None` if there is none.
+    /// Whether the bar and the limit are reached; `None` if there is neither.
     pub fn reached(&self) -> Option<bool> {
-        let (bar, ratio) = (self.bar?, self.ratio()?);
-        Some(match self.metric.better() {
-            Better::Higher => ratio >= bar,
-            Better::Lower => ratio <= bar,
-        })
+        let on_the_better_side = |value: f64, bound: f64| match self.metric.better() {
+            Better::Higher => value >= bound,
+            Better::Lower => value <= bound,
+        };
+        let ratio = self.ratio()?;
+        let bar = self.bar.map(|bar| on_the_better_side(ratio, bar));
+        let limit = self
+            .limit
+            .map(|limit| on_the_better_side(self.median(1), limit));
+        match (bar, limit) {
+            (None, None) => None,
+            (bar, limit) => Some(bar.unwrap_or(true) && limit.unwrap_or(true)),
+        }
     }
 }
 
@@ -133,38 +149,18 @@ fn median(values: &[f64]) -> f64 {
 
 /// Runs the comparison.
 pub fn run(settings: &Settings) -> Result<Comparison> {
-    let suite = figures::suite(&settings.suite).with_context(|| {
-        format!(
-            "no suite {}; there are {}",
-            settings.suite,
-            figures::SUITES.join(", ")
-        )
-    })?;
-    let wanted = |name: &str| settings.only.is_empty() || settings.only.iter().any(|o| o == name);
-    let cases: Vec<Case> = suite.cases.into_iter().filter(|c| wanted(c.name)).collect();
-    let million = suite.million && MILLION.iter().any(|m| wanted(m.0));
-    ensure!(
-        !cases.is_empty() || million,
-        "--only names nothing of the suite {}",
-        settings.suite
-    );
     let mut run = Run {
         settings,
         samples: BTreeMap::new(),
         others: Vec::new(),
         notes: Vec::new(),
     };
-    if !cases.is_empty() {
-        run.cases(&cases)?;
-    }
-    if million {
-        for repeat in 0..settings.million_repeats {
-            for side in order(repeat) {
-                run.million(side)?;
-            }
-        }
-    }
-    let rows = run.rows(&cases, wanted);
+    let (suite, rows) = if settings.members > 1 {
+        let rows = members::run(&mut run, settings)?;
+        (format!("{} members", settings.members), rows)
+    } else {
+        (settings.suite.clone(), run.suite()?)
+    };
     let machine = procfs::machine(&settings.dir);
     if machine.ends_with("tmpfs") {
         run.notes.push(format!(
@@ -174,7 +170,7 @@ pub fn run(settings: &Settings) -> Result<Comparison> {
     }
     Ok(Comparison {
         servers: settings.servers.clone().map(|s| (s.name, s.command)),
-        suite: settings.suite.clone(),
+        suite,
         machine,
         quick: settings.sizes.keys < Sizes::FULL.keys,
         rows,
@@ -187,7 +183,7 @@ pub fn run(settings: &Settings) -> Result<Comparison> {
 }
 
 /// A first in even pairs, B first in odd ones.
-fn order(repeat: usize) -> [usize; 2] {
+pub(crate) fn order(repeat: usize) -> [usize; 2] {
     if repeat.is_multiple_of(2) {
         [0, 1]
     } else {
@@ -195,14 +191,53 @@ fn order(repeat: usize) -> [usize; 2] {
     }
 }
 
-struct Run<'a> {
+/// A comparison under way.
+pub(crate) struct Run<'a> {
     settings: &'a Settings,
     samples: BTreeMap<(&'static str, Metric), [Vec<f64>; 2]>,
-    others: Vec<f64>,
+    /// Cores used by neither side, of each run.
+    pub others: Vec<f64>,
     notes: Vec<String>,
 }
 
 impl Run<'_> {
+    /// The suite of single servers.
+    fn suite(&mut self) -> Result<Vec<Row>> {
+        let settings = self.settings;
+        let suite = figures::suite(&settings.suite).with_context(|| {
+            format!(
+                "no suite {}; there are {}",
+                settings.suite,
+                figures::SUITES.join(", ")
+            )
+        })?;
+        let wanted =
+            |name: &str| settings.only.is_empty() || settings.only.iter().any(|o| o == name);
+        let cases: Vec<Case> = suite.cases.into_iter().filter(|c| wanted(c.name)).collect();
+        let million = suite.million && MILLION.iter().any(|m| wanted(m.0));
+        ensure!(
+            !cases.is_empty() || million,
+            "--only names nothing of the suite {}",
+            settings.suite
+        );
+        if !cases.is_empty() {
+            self.cases(&cases)?;
+        }
+        if million {
+            for repeat in 0..settings.million_repeats {
+                for side in order(repeat) {
+                    self.million(side)?;
+                }
+            }
+        }
+        let cases = cases.iter().map(|c| (c.name, c.title, c.bars, &[][..]));
+        let million = MILLION
+            .into_iter()
+            .filter(|m| wanted(m.0))
+            .map(|(name, title, bars)| (name, title, bars, &[][..]));
+        Ok(self.rows(cases.chain(million)))
+    }
+
     /// All cases on two servers that live side by side, of which one at a time may run.
     fn cases(&mut self, cases: &[Case]) -> Result<()> {
         let sizes = self.settings.sizes;
@@ -336,11 +371,11 @@ impl Run<'_> {
         }
     }
 
-    fn sample(&mut self, case: &'static str, metric: Metric, side: usize, value: f64) {
+    pub fn sample(&mut self, case: &'static str, metric: Metric, side: usize, value: f64) {
         self.samples.entry((case, metric)).or_default()[side].push(value);
     }
 
-    fn note_errors(&mut self, case: &str, side: usize, report: &Report) {
+    pub fn note_errors(&mut self, case: &str, side: usize, report: &Report) {
         for (code, failure) in &report.errors {
             self.notes.push(format!(
                 "{}: {case}: {} x {code}: {}",
@@ -349,22 +384,22 @@ impl Run<'_> {
         }
     }
 
-    fn rows(&mut self, cases: &[Case], wanted: impl Fn(&str) -> bool) -> Vec<Row> {
-        let cases = cases.iter().map(|c| (c.name, c.title, c.bars));
-        let parts = cases.chain(MILLION.into_iter().filter(|m| wanted(m.0)));
+    /// What was sampled, in the order of the figures: short name, title, bounds of the ratio, bounds of B's own value.
+    pub fn rows<'f>(
+        &self,
+        figures: impl Iterator<Item = (&'f str, &'f str, &'f [Bar], &'f [Bar])>,
+    ) -> Vec<Row> {
         let mut rows = Vec::new();
-        for (name, title, bars) in parts {
-            for ((_, metric), values) in self
-                .samples
-                .range((name, Metric::Throughput)..=(name, Metric::Compaction))
-            {
-                let bar = bars.iter().find(|b| b.0 == *metric).map(|b| b.1);
+        for (name, title, bars, limits) in figures {
+            let bound = |bounds: &[Bar], metric| bounds.iter().find(|b| b.0 == metric).map(|b| b.1);
+            for ((_, metric), values) in self.samples.iter().filter(|s| s.0.0 == name) {
                 rows.push(Row {
                     case: name.into(),
                     title: title.into(),
                     metric: *metric,
                     values: values.clone(),
-                    bar,
+                    bar: bound(bars, *metric),
+                    limit: bound(limits, *metric),
                 });
             }
         }
@@ -425,7 +460,8 @@ fn summary(case: &Case, report: &Report) -> String {
     )
 }
 
-fn say(line: &str) {
+/// Progress, for whoever waits.
+pub(crate) fn say(line: &str) {
     eprintln!("{line}");
 }
 
@@ -440,7 +476,25 @@ mod tests {
             metric,
             values: [a.to_vec(), b.to_vec()],
             bar,
+            limit: None,
         }
+    }
+
+    #[test]
+    fn where_chance_decides_the_medians_are_compared_and_a_limit_holds_as_well() {
+        let mut blocked = row(
+            Metric::Blocked,
+            &[1000.0, 1800.0, 1200.0],
+            &[1700.0, 1100.0, 900.0],
+            Some(1.0),
+        );
+        assert_eq!(blocked.ratio(), Some(1100.0 / 1200.0));
+        assert_eq!(blocked.reached(), Some(true));
+        blocked.limit = Some(1000.0);
+        assert_eq!(blocked.reached(), Some(false));
+        blocked.bar = None;
+        blocked.limit = Some(1100.0);
+        assert_eq!(blocked.reached(), Some(true));
     }
 
     #[test]

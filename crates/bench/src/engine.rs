@@ -20,8 +20,8 @@ use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long the answers to what was sent may take after the end of a run.
-const DRAIN: Nanos = 10_000_000_000;
+/// How long the answers to what was sent may take after the end of a run, unless a plan says otherwise.
+pub const DRAIN: Duration = Duration::from_secs(10);
 /// How long connecting and preparing may take.
 const PREPARE: Duration = Duration::from_secs(60);
 /// Longest sleep of a thread, so that it notices the end of the run.
@@ -83,6 +83,8 @@ pub struct Plan {
     pub mod_revisions: Vec<i64>,
     /// Whether all keys are known to be there, so that an answer without them is wrong.
     pub verify: bool,
+    /// How long the answers to what was sent may take after the end.
+    pub drain: Duration,
 }
 
 /// What a run yields.
@@ -192,7 +194,7 @@ fn start_threads(plan: Plan, warmup: Nanos, end: &Arc<AtomicU64>) -> Result<Vec<
         );
         shared.verify = plan.verify;
         let until_done = plan.until == Until::Done;
-        let rate = plan.rate;
+        let (rate, drain) = (plan.rate, nanos(plan.drain));
         let work = move || -> Result<Outcomes> {
             let mut worker = match Worker::prepare(&target, share, &open, shared) {
                 Ok(worker) => worker,
@@ -209,7 +211,7 @@ fn start_threads(plan: Plan, warmup: Nanos, end: &Arc<AtomicU64>) -> Result<Vec<
             });
             worker.schedule =
                 rate.map(|rate| Schedule::new(start, rate, number as u64, count as u64));
-            worker.run(start, &end, until_done)
+            worker.run(start, &end, until_done, drain)
         };
         let handle = std::thread::Builder::new()
             .name(format!("load-{number}"))
@@ -350,7 +352,13 @@ impl Worker {
         }
     }
 
-    fn run(mut self, start: Nanos, end: &AtomicU64, until_done: bool) -> Result<Outcomes> {
+    fn run(
+        mut self,
+        start: Nanos,
+        end: &AtomicU64,
+        until_done: bool,
+        drain: Nanos,
+    ) -> Result<Outcomes> {
         sleep_until(start);
         self.shared.now = now();
         for peer in &mut self.peers {
@@ -368,7 +376,7 @@ impl Worker {
             // out would flatter a server exactly when the machine is busy.
             let due = self.fire_due(at, ends);
             let idle = self.shared.in_flight == 0;
-            if (until_done || self.shared.stopping) && idle || at >= ends.saturating_add(DRAIN) {
+            if (until_done || self.shared.stopping) && idle || at >= ends.saturating_add(drain) {
                 break;
             }
             self.wait(due.saturating_sub(at).min(TICK))?;

@@ -39,6 +39,12 @@ pub enum Metric {
     MemoryRestarted,
     /// From the request to the answer of a compaction.
     Compaction,
+    /// Longest time in which a cluster answered no write.
+    Blocked,
+    /// From the start of an empty member to its first linearizable read.
+    InStep,
+    /// CPU time of all members while nothing is asked.
+    IdleCpu,
 }
 
 /// Whether more or less of a metric is better.
@@ -68,6 +74,9 @@ impl Metric {
             Metric::Restart => "restart to ready, ms",
             Metric::MemoryRestarted => "resident after it, MiB",
             Metric::Compaction => "compaction, s",
+            Metric::Blocked => "writes blocked, ms",
+            Metric::InStep => "back in step, s",
+            Metric::IdleCpu => "CPU, % of a core",
         }
     }
 
@@ -79,6 +88,11 @@ impl Metric {
             }
             _ => Better::Lower,
         }
+    }
+
+    /// Whether two values of the same pair of runs belong together. How long an election takes is drawn anew each time: there the medians are compared.
+    pub fn is_paired(self) -> bool {
+        self != Metric::Blocked
     }
 
     /// The metric of a load's report, in the unit of [`Metric::label`]; `None` if the load does not have it.
@@ -185,6 +199,10 @@ pub struct Sizes {
     pub settle: Duration,
     /// The compaction's load begins this long before it and ends this long after it.
     pub around: Duration,
+    /// How often the leader of a cluster is killed.
+    pub kills: usize,
+    /// How often it is stopped.
+    pub stops: usize,
 }
 
 impl Sizes {
@@ -197,6 +215,8 @@ impl Sizes {
         million: 1_000_000,
         settle: Duration::from_secs(10),
         around: Duration::from_secs(3),
+        kills: 20,
+        stops: 10,
     };
     /// Enough to see that everything works.
     pub const QUICK: Sizes = Sizes {
@@ -207,6 +227,8 @@ impl Sizes {
         million: 10_000,
         settle: Duration::from_millis(500),
         around: Duration::from_millis(500),
+        kills: 2,
+        stops: 2,
     };
 }
 
@@ -404,8 +426,9 @@ mod tests {
             .cases
             .iter()
             .flat_map(|c| c.bars)
-            .chain(MILLION.iter().flat_map(|m| m.2));
-        assert_eq!(bars.clone().count(), 10);
+            .chain(MILLION.iter().flat_map(|m| m.2))
+            .chain(crate::members::FIGURES.iter().flat_map(|f| f.bars));
+        assert_eq!(bars.clone().count(), 17);
         for (metric, bar) in bars {
             assert_eq!(
                 *bar > 1.0,

@@ -27,26 +27,79 @@ const STOP: Duration = Duration::from_secs(60);
 pub struct Spec {
     /// What reports call it.
     pub name: String,
-    /// Program and arguments; blanks separate, quotes and backslashes protect. With `{client}`, `{peer}` (ports), `{dir}` or `{name}` in it they are filled in;
-    /// without any, etcd's usual flags are appended.
+    /// Program and arguments; blanks separate, quotes and backslashes protect. With `{client}`, `{peer}` (ports), `{dir}`, `{name}`, `{cluster}` or `{state}`
+    /// in it they are filled in; without any, etcd's usual flags are appended.
     pub command: String,
 }
 
+/// What one member is told about itself and the others.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its name.
+    pub name: String,
+    /// Its port for clients.
+    pub client: u16,
+    /// Its port for other members.
+    pub peer: u16,
+    /// `name=url,...` of all members, itself included.
+    pub cluster: String,
+    /// Whether it joins members that are there already.
+    pub joins: bool,
+}
+
+impl Place {
+    /// One for each of `count` members that will found a cluster, on ports that were free a moment ago.
+    pub fn founders(count: usize) -> Result<Vec<Place>> {
+        let ports = free_ports(count)?;
+        let name = |i: usize| {
+            if count == 1 {
+                "bench".to_owned()
+            } else {
+                format!("bench-{}", i + 1)
+            }
+        };
+        let urls: Vec<String> = ports
+            .iter()
+            .enumerate()
+            .map(|(i, (_, peer))| format!("{}=http://127.0.0.1:{peer}", name(i)))
+            .collect();
+        let cluster = urls.join(",");
+        let places = ports.iter().enumerate().map(|(i, (client, peer))| Place {
+            name: name(i),
+            client: *client,
+            peer: *peer,
+            cluster: cluster.clone(),
+            joins: false,
+        });
+        Ok(places.collect())
+    }
+}
+
 impl Spec {
-    /// Program and arguments for a server with these ports in this directory.
-    pub fn arguments(&self, client: u16, peer: u16, dir: &Path) -> Result<Vec<String>> {
-        const PLACEHOLDERS: [&str; 4] = ["{client}", "{peer}", "{dir}", "{name}"];
+    /// Program and arguments for a server at this place in this directory.
+    pub fn arguments(&self, place: &Place, dir: &Path) -> Result<Vec<String>> {
+        const PLACEHOLDERS: [&str; 6] = [
+            "{client}",
+            "{peer}",
+            "{dir}",
+            "{name}",
+            "{cluster}",
+            "{state}",
+        ];
         let mut words = split_words(&self.command)?;
         ensure!(
             !words.is_empty(),
             "the command of server {} is empty",
             self.name
         );
+        let state = if place.joins { "existing" } else { "new" };
         let values = [
-            client.to_string(),
-            peer.to_string(),
+            place.client.to_string(),
+            place.peer.to_string(),
             dir.display().to_string(),
-            "bench".to_owned(),
+            place.name.clone(),
+            place.cluster.clone(),
+            state.to_owned(),
         ];
         if PLACEHOLDERS.iter().any(|p| self.command.contains(p)) {
             for word in &mut words {
@@ -56,8 +109,8 @@ impl Spec {
             }
             return Ok(words);
         }
-        let client = format!("http://127.0.0.1:{client}");
-        let peer = format!("http://127.0.0.1:{peer}");
+        let client = format!("http://127.0.0.1:{}", place.client);
+        let peer = format!("http://127.0.0.1:{}", place.peer);
         let flags = [
             ("--name", values[3].clone()),
             ("--data-dir", values[2].clone()),
@@ -65,7 +118,8 @@ impl Spec {
             ("--advertise-client-urls", client),
             ("--listen-peer-urls", peer.clone()),
             ("--initial-advertise-peer-urls", peer.clone()),
-            ("--initial-cluster", format!("bench={peer}")),
+            ("--initial-cluster", place.cluster.clone()),
+            ("--initial-cluster-state", state.to_owned()),
             ("--quota-backend-bytes", (8u64 << 30).to_string()),
             ("--log-level", "error".to_owned()),
         ];
@@ -86,8 +140,7 @@ impl Spec {
 pub struct Server {
     spec: Spec,
     child: Child,
-    client: u16,
-    peer: u16,
+    place: Place,
     dir: TempDir,
     paused: bool,
 }
@@ -102,24 +155,28 @@ pub struct Restart {
 }
 
 impl Server {
-    /// Starts the server in a fresh directory under `parent` and waits until it answers a linearizable read.
+    /// Starts a server of its own in a fresh directory under `parent` and waits until it answers a linearizable read.
     pub fn start(spec: &Spec, parent: &Path) -> Result<Server> {
+        let place = Place::founders(1)?.remove(0);
+        let mut server = Server::launch(spec, parent, place)?;
+        server.wait_ready()?;
+        Ok(server)
+    }
+
+    /// Starts a member in a fresh directory under `parent` and does not wait: founders wait for each other.
+    pub fn launch(spec: &Spec, parent: &Path, place: Place) -> Result<Server> {
         let dir = tempfile::Builder::new()
             .prefix("quorate-bench-")
             .tempdir_in(parent)
             .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
-        let (client, peer) = free_ports()?;
-        let child = spawn(spec, client, peer, dir.path())?;
-        let mut server = Server {
+        let child = spawn(spec, &place, dir.path())?;
+        Ok(Server {
             spec: spec.clone(),
             child,
-            client,
-            peer,
+            place,
             dir,
             paused: false,
-        };
-        server.wait_ready(START)?;
-        Ok(server)
+        })
     }
 
     /// Its process id.
@@ -135,8 +192,14 @@ impl Server {
         }
     }
 
-    fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.client)
+    /// `host:port` for clients.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.place.client)
+    }
+
+    /// Its URL for other members.
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.place.peer)
     }
 
     /// Stops the process from running at all (SIGSTOP), so that nothing it does in the background disturbs the other server.
@@ -160,12 +223,36 @@ impl Server {
         self.stop()?;
         let stop = begin.elapsed();
         let begin = Instant::now();
-        self.child = spawn(&self.spec, self.client, self.peer, self.dir.path())?;
-        self.wait_ready(START)?;
+        self.start_again()?;
+        self.wait_ready()?;
         Ok(Restart {
             stop,
             ready: begin.elapsed(),
         })
+    }
+
+    /// Starts the ended process again on the same directory and does not wait.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child = spawn(&self.spec, &self.place, self.dir.path())?;
+        Ok(())
+    }
+
+    /// Starts the ended process again without anything it had, as a member that joins the others; does not wait.
+    pub fn start_empty(&mut self) -> Result<()> {
+        let data = data_path(self.dir.path());
+        std::fs::remove_dir_all(&data)
+            .with_context(|| format!("cannot remove {}", data.display()))?;
+        self.place.joins = true;
+        self.start_again()
+    }
+
+    /// Ends the process with SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        forget(self.child.id());
+        self.paused = false;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Ends the process with SIGTERM and waits for it.
@@ -186,7 +273,9 @@ impl Server {
         Ok(())
     }
 
-    fn wait_ready(&mut self, timeout: Duration) -> Result<()> {
+    /// Waits until it answers a linearizable read.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let timeout = START;
         let deadline = engine::now() + timeout.as_nanos() as Nanos;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -238,8 +327,8 @@ impl Drop for Server {
     }
 }
 
-fn spawn(spec: &Spec, client: u16, peer: u16, dir: &Path) -> Result<Child> {
-    let words = spec.arguments(client, peer, &dir.join("data"))?;
+fn spawn(spec: &Spec, place: &Place, dir: &Path) -> Result<Child> {
+    let words = spec.arguments(place, &data_path(dir))?;
     let log = File::options()
         .create(true)
         .append(true)
@@ -306,13 +395,21 @@ fn log_path(dir: &Path) -> PathBuf {
     dir.join("output.log")
 }
 
-/// Two ports that were free a moment ago.
-fn free_ports() -> Result<(u16, u16)> {
-    let (a, b) = (
-        TcpListener::bind("127.0.0.1:0")?,
-        TcpListener::bind("127.0.0.1:0")?,
-    );
-    Ok((a.local_addr()?.port(), b.local_addr()?.port()))
+fn data_path(dir: &Path) -> PathBuf {
+    dir.join("data")
+}
+
+/// Pairs of ports that were free a moment ago.
+fn free_ports(pairs: usize) -> Result<Vec<(u16, u16)>> {
+    // All held until all are known, so that none is given twice.
+    let listeners: Vec<TcpListener> = (0..2 * pairs)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<std::io::Result<_>>()?;
+    let ports: Vec<u16> = listeners
+        .iter()
+        .map(|l| Ok(l.local_addr()?.port()))
+        .collect::<std::io::Result<_>>()?;
+    Ok(ports.chunks(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
 /// Splits a command as a shell would, without expanding anything.
@@ -349,7 +446,14 @@ mod tests {
             name: "x".into(),
             command: command.into(),
         };
-        spec.arguments(1234, 1235, Path::new("/d")).unwrap()
+        let place = Place {
+            name: "bench".into(),
+            client: 1234,
+            peer: 1235,
+            cluster: "bench=http://127.0.0.1:1235".into(),
+            joins: false,
+        };
+        spec.arguments(&place, Path::new("/d")).unwrap()
     }
 
     #[test]
@@ -374,8 +478,8 @@ mod tests {
     #[test]
     fn placeholders_replace_the_flags() {
         assert_eq!(
-            arguments("srv -p {client} --dir={dir}/x '{name} y'"),
-            ["srv", "-p", "1234", "--dir=/d/x", "bench y"]
+            arguments("srv -p {client} --dir={dir}/x '{name} y' {state}"),
+            ["srv", "-p", "1234", "--dir=/d/x", "bench y", "new"]
         );
     }
 

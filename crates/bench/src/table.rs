@@ -20,14 +20,14 @@ pub fn text(comparison: &Comparison) -> String {
         if row.case != case {
             let _ = write!(
                 out,
-                "\n{}\n  {:<24}{a:>14}{b:>14}{:>9}  {:<16}{:<9}\n",
+                "\n{}\n  {:<24}{a:>14}{b:>14}{:>9}  {:<16}{:<20}\n",
                 row.title, "", "ratio", "of the pairs", "bar"
             );
             case = &row.case;
         }
         let [ratio, spread, bar, verdict] = judge(row);
         let line = format!(
-            "  {:<24}{:>14}{:>14}{ratio:>9}  {spread:<16}{bar:<9}{verdict}",
+            "  {:<24}{:>14}{:>14}{ratio:>9}  {spread:<16}{bar:<20}{verdict}",
             row.metric.label(),
             value(row, 0),
             value(row, 1)
@@ -46,7 +46,7 @@ pub fn text(comparison: &Comparison) -> String {
     let [usual, most] = comparison.others_cores;
     let _ = writeln!(
         out,
-        "other processes used {usual:.2} cores meanwhile (at most {most:.2}); ratios are medians of pairs because of that"
+        "during the loads other processes used {usual:.2} cores (at most {most:.2}); ratios are medians of pairs because of that"
     );
     for note in &comparison.notes {
         let _ = writeln!(out, "note: {note}");
@@ -96,7 +96,7 @@ fn round(value: f64) -> f64 {
 fn judge(row: &Row) -> [String; 4] {
     let ratios = row.ratios();
     let spread = match ratios[..] {
-        [first, _, .., last] => format!("{first:.2} .. {last:.2}"),
+        [first, _, .., last] if row.metric.is_paired() => format!("{first:.2} .. {last:.2}"),
         _ => String::new(),
     };
     let sign = match row.metric.better() {
@@ -112,10 +112,16 @@ fn judge(row: &Row) -> [String; 4] {
         row.ratio()
             .map_or_else(|| "-".into(), |r| format!("{r:.2}x")),
         spread,
-        row.bar
-            .map_or_else(String::new, |b| format!("{sign} {b:.2}x")),
+        bounds(row, sign),
         verdict.into(),
     ]
+}
+
+/// The bound of the ratio and that of the value, as far as there are any.
+fn bounds(row: &Row, sign: &str) -> String {
+    let bar = row.bar.map(|b| format!("{sign} {b:.2}x"));
+    let limit = row.limit.map(|l| format!("{sign} {}", number(l)));
+    bar.into_iter().chain(limit).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -130,6 +136,7 @@ pub(crate) mod tests {
             metric,
             values: [a.to_vec(), b.to_vec()],
             bar,
+            limit: None,
         };
         Comparison {
             servers: [

@@ -436,6 +436,7 @@ pub fn plan(workload: Workload, options: &Options) -> Result<Plan> {
         seed: options.seed,
         mod_revisions,
         verify: options.fill && workload.reads_existing_keys(),
+        drain: engine::DRAIN,
     })
 }
 

@@ -113,6 +113,7 @@ fn plan(address: &str, loads: Vec<Box<dyn Load>>, value_bytes: usize) -> Plan {
         seed: 1,
         mod_revisions: Vec::new(),
         verify: false,
+        drain: bench::engine::DRAIN,
     }
 }
 
@@ -212,6 +213,7 @@ fn an_answer_without_the_keys_that_are_there_is_an_error() {
     // The server takes a key for a size; ours is none, so it answers with an empty value and no key.
     let plan = Plan {
         verify: true,
+        drain: bench::engine::DRAIN,
         until,
         ..plan(&address, vec![Box::new(load)], 100)
     };

@@ -86,6 +86,27 @@ pub fn authenticate(out: &mut Vec<u8>, name: &str, password: &str) {
     pb::bytes(out, 2, password.as_bytes());
 }
 
+/// MemberAddRequest for a voter.
+pub fn member_add(out: &mut Vec<u8>, peer_url: &str) {
+    pb::bytes(out, 1, peer_url.as_bytes());
+}
+
+/// MemberRemoveRequest.
+pub fn member_remove(out: &mut Vec<u8>, id: u64) {
+    pb::uint(out, 1, id);
+}
+
+/// The member that answered, from an answer's header.
+pub fn header_member(response: &[u8]) -> u64 {
+    let header = Fields::last(response, 1).map_or(&[][..], |v| v.bytes());
+    Fields::last(header, 2).map_or(0, |v| v.int() as u64)
+}
+
+/// The leader in a StatusResponse; 0 if the member knows none.
+pub fn status_leader(response: &[u8]) -> u64 {
+    Fields::last(response, 4).map_or(0, |v| v.int() as u64)
+}
+
 /// The revision in an answer's header; field 1 of every response.
 pub fn header_revision(response: &[u8]) -> i64 {
     let header = Fields::last(response, 1).map_or(&[][..], |v| v.bytes());

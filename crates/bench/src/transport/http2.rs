@@ -59,6 +59,10 @@ pub enum Method {
     Status,
     /// Auth.Authenticate
     Authenticate,
+    /// Cluster.MemberAdd
+    MemberAdd,
+    /// Cluster.MemberRemove
+    MemberRemove,
 }
 
 impl Method {
@@ -73,6 +77,8 @@ impl Method {
             Method::LeaseKeepAlive => "/etcdserverpb.Lease/LeaseKeepAlive",
             Method::Status => "/etcdserverpb.Maintenance/Status",
             Method::Authenticate => "/etcdserverpb.Auth/Authenticate",
+            Method::MemberAdd => "/etcdserverpb.Cluster/MemberAdd",
+            Method::MemberRemove => "/etcdserverpb.Cluster/MemberRemove",
         }
     }
 }
