@@ -23,6 +23,12 @@ pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 pub const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
 pub const LEASE_TIME_TO_LIVE: &str = "/etcdserverpb.Lease/LeaseTimeToLive";
+pub const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
+pub const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
+pub const MEMBER_LIST: &str = "/etcdserverpb.Cluster/MemberList";
+pub const MEMBER_PROMOTE: &str = "/etcdserverpb.Cluster/MemberPromote";
+pub const MEMBER_REMOVE: &str = "/etcdserverpb.Cluster/MemberRemove";
+pub const MOVE_LEADER: &str = "/etcdserverpb.Maintenance/MoveLeader";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 pub const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
 pub const HASH_KV: &str = "/etcdserverpb.Maintenance/HashKV";
@@ -235,8 +241,11 @@ impl Call {
 
     /// The next message undecoded.
     pub async fn next_bytes(&mut self) -> Result<Option<Bytes>, Failure> {
-        if let Some(response) = self.response.take() {
-            let (head, body) = response.await?.into_parts();
+        // Whoever gives up waiting for a message may ask for it again later, so nothing is taken before it is there.
+        if let Some(response) = self.response.as_mut() {
+            let answered = response.await;
+            self.response = None;
+            let (head, body) = answered?.into_parts();
             status_of(&head.headers)?;
             if head.status != 200 {
                 return Err(Failure::Transport(format!(

@@ -2,9 +2,9 @@
 //!
 //! This library is the harness: where the programs are ([`programs`]), a server in a fresh folder on free ports
 //! ([`server`]), a gRPC client small enough to send what no proper client would ([`grpc`]), `etcdctl` ([`ctl`]), the tools for snapshot files
-//! ([`snapshots`]), and the rule
+//! ([`snapshots`]), whole clusters of real processes and what can happen to them ([`cluster`]), clients whose histories are judged ([`history`]), and the rule
 //! that a suite says why it did not run ([`suite`]). It never looks inside the product: only argv, ports, files and exit codes.
-//! The one crate of ours that it names is `proto`, for the messages on the wire.
+//! The crates of ours that it names are `proto`, for the messages on the wire, and `sim`, for its checker of histories and nothing else.
 //!
 //! Start with `tests/`, one file per suite: each can be run alone (`cargo test -p conformance --test etcdctl`).
 //!
@@ -15,12 +15,16 @@
 //! | `QUORATE_DIFFTEST_DIR` | the differential tester; without it `../shared/tools/difftest` beside the repository |
 //! | `QUORATE_REQUIRE_ALL=1` | a suite that cannot run fails instead of being skipped (CI) |
 //! | `QUORATE_OPS`, `QUORATE_ROUNDS`, `QUORATE_SEED` | more or less work, and the seed to repeat |
+//! | `QUORATE_BLACKBOX_SECONDS`, `QUORATE_KILLS`, `QUORATE_POWER_CUTS` | how long the black box runs |
+//! | `QUORATE_UNDER_TEST` | the folder of a real etcd that the black box shall test instead of our server |
 //! | `QUORATE_REFERENCE` | the folder of the real etcd to compare with, for instance `etcd-3.5.1` |
 
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod ctl;
 pub mod grpc;
+pub mod history;
 pub mod programs;
 pub mod server;
 pub mod snapshots;

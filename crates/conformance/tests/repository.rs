@@ -17,7 +17,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ctl", &["proto", "storage", "state"]),
     ("quorate", &["server", "ctl"]),
     ("sim", &["proto", "storage", "state", "replica"]),
-    ("conformance", &["proto"]),
+    // `sim` for its checker, which also judges what real clients saw.
+    ("conformance", &["proto", "sim"]),
     ("bench", &["proto"]),
 ];
 
