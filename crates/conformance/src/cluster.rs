@@ -352,12 +352,14 @@ impl Cluster {
         }
     }
 
-    /// Compares all running members at one revision, the newest that `through` knows, once all have reached it.
-    pub fn compare_hashes(&self, through: usize) -> Result<(i64, u32), String> {
+    /// Compares these members at one revision, the newest that the first of them knows, once all have reached it. Nobody may compact meanwhile. Learners
+    /// refuse it.
+    pub fn compare_hashes(&self, members: &[usize]) -> Result<(i64, u32), String> {
+        let through = *members.first().ok_or("nobody to compare")?;
         let revision = admin::persist(PATIENCE, || admin::revision(self.address(through)))
             .map_err(|failure| format!("reading the revision: {failure}"))?;
         let mut hashes = Vec::new();
-        for member in self.running() {
+        for member in members.iter().copied() {
             // A member that is behind calls it a future revision.
             let hash = admin::persist(PATIENCE, || admin::hash_kv(self.address(member), revision))
                 .map_err(|failure| {
@@ -379,6 +381,47 @@ impl Cluster {
             ));
         }
         Ok((revision, first.0))
+    }
+
+    /// Waits until a member has applied what another one has applied now. For learners too.
+    pub fn wait_in_step(&self, member: usize, with: usize) -> Result<(), String> {
+        let ask = |index: usize| admin::persist(PATIENCE, || admin::status(self.address(index)));
+        let goal = ask(with).map_err(|failure| format!("status: {failure}"))?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let reached = admin::status(self.address(member));
+            if reached
+                .as_ref()
+                .is_ok_and(|status| status.raft_applied_index >= goal.raft_applied_index)
+            {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!(
+                    "{} does not catch up with {goal:?}: {reached:?}\n{}",
+                    self.members[member].name,
+                    self.members[member].log_tail()
+                ));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Compares the keys of a member that is in step with those of another one. For learners too, which refuse to hash. Nobody may compact meanwhile.
+    pub fn compare_keys(&self, member: usize, with: usize) -> Result<(), String> {
+        let revision = admin::persist(PATIENCE, || admin::revision(self.address(with)))
+            .map_err(|failure| format!("reading the revision: {failure}"))?;
+        let keys = |index: usize| {
+            admin::persist(PATIENCE, || admin::keys_at(self.address(index), revision))
+                .map_err(|failure| format!("keys at {revision}: {failure}"))
+        };
+        match keys(member)? == keys(with)? {
+            true => Ok(()),
+            false => Err(format!(
+                "{} shows other keys at revision {revision}",
+                self.members[member].name
+            )),
+        }
     }
 
     /// Cuts the power of these members: what was not synced is gone, and the processes as well.

@@ -21,7 +21,7 @@ use sim::checker::history::{
 };
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -50,6 +50,8 @@ pub struct Workload {
     pub compactions: u64,
     /// Of 1000 calls, so many are about leases.
     pub leases: u64,
+    /// Whether watchers ask for progress. Before 3.5.8 etcd answers that without regard to what is still on its way (etcd #15220).
+    pub progress: bool,
     /// How long a client waits for an answer.
     pub patience: Duration,
 }
@@ -64,6 +66,7 @@ impl Workload {
         think: Duration::from_millis(15),
         compactions: 4,
         leases: 60,
+        progress: true,
         patience: Duration::from_secs(9),
     };
 }
@@ -74,6 +77,8 @@ pub struct Witness {
     runtime: Runtime,
     callers: Vec<JoinHandle<()>>,
     watchers: Vec<JoinHandle<()>>,
+    /// Members that are followed from the first revision on.
+    followed: Vec<SocketAddr>,
 }
 
 /// What was seen in a run that was found correct.
@@ -94,8 +99,13 @@ pub struct Verdict {
 /// What all clients share.
 pub(crate) struct Shared {
     workload: Workload,
-    addresses: Vec<SocketAddr>,
+    /// Members that clients may ask.
+    addresses: Mutex<Vec<SocketAddr>>,
     begin: Instant,
+    /// No new calls for a while.
+    hold: AtomicBool,
+    /// Calls under way.
+    calling: AtomicUsize,
     stop_calling: AtomicBool,
     stop_watching: AtomicBool,
     seen: Mutex<Seen>,
@@ -135,7 +145,9 @@ impl Witness {
             .expect("a runtime");
         let shared = Arc::new(Shared {
             workload: workload.clone(),
-            addresses: addresses.to_vec(),
+            addresses: Mutex::new(addresses.to_vec()),
+            hold: AtomicBool::new(false),
+            calling: AtomicUsize::new(0),
             begin: Instant::now(),
             stop_calling: AtomicBool::new(false),
             stop_watching: AtomicBool::new(false),
@@ -145,8 +157,9 @@ impl Witness {
         let callers = (0..workload.clients)
             .map(|_| runtime.spawn(clients::work(shared.clone(), Dice(dice.roll()))))
             .collect();
-        let log = (0..addresses.len())
-            .map(|member| runtime.spawn(watchers::follow(shared.clone(), member)));
+        let log = addresses
+            .iter()
+            .map(|address| runtime.spawn(watchers::follow(shared.clone(), *address)));
         let mut watchers: Vec<_> = log.collect();
         for _ in 0..workload.watchers {
             watchers.push(runtime.spawn(watchers::wander(shared.clone(), Dice(dice.roll()))));
@@ -156,7 +169,31 @@ impl Witness {
             runtime,
             callers,
             watchers,
+            followed: addresses.to_vec(),
         }
+    }
+
+    /// From now on clients ask these members and no others.
+    pub fn serve_by(&mut self, addresses: &[SocketAddr]) {
+        *self.shared.addresses() = addresses.to_vec();
+        for address in addresses {
+            if !self.followed.contains(address) {
+                self.followed.push(*address);
+                let follow = watchers::follow(self.shared.clone(), *address);
+                self.watchers.push(self.runtime.spawn(follow));
+            }
+        }
+    }
+
+    /// Runs `look` while no call is under way. Leases may end meanwhile.
+    pub fn in_silence<T>(&self, look: impl FnOnce() -> T) -> T {
+        self.shared.hold.store(true, Ordering::SeqCst);
+        while self.shared.calling.load(Ordering::SeqCst) > 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let seen = look();
+        self.shared.hold.store(false, Ordering::SeqCst);
+        seen
     }
 
     /// Acknowledged writes so far, to tell whether the cluster works.
@@ -205,6 +242,29 @@ fn join(runtime: &Runtime, tasks: Vec<JoinHandle<()>>) -> Result<(), String> {
 impl Shared {
     pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A member to ask.
+    fn some_member(&self, dice: &mut Dice) -> SocketAddr {
+        let addresses = self.addresses();
+        addresses[dice.below(addresses.len() as u64) as usize]
+    }
+
+    /// Whether clients may still ask this member.
+    fn serves(&self, address: SocketAddr) -> bool {
+        self.addresses().contains(&address)
+    }
+
+    /// How histories name a member.
+    fn number_of(&self, address: SocketAddr) -> u64 {
+        let place = self.addresses().iter().position(|known| *known == address);
+        place.map_or(0, |place| place as u64 + 1)
     }
 
     pub(crate) fn now_us(&self) -> u64 {

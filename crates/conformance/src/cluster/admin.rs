@@ -3,6 +3,7 @@
 use crate::grpc::{self, Failure, Grpc, block_on};
 use prost::Message;
 use proto::etcdserverpb as pb;
+use proto::mvccpb::KeyValue;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,19 @@ pub fn revision(address: SocketAddr) -> Result<i64, Failure> {
     };
     let answer: pb::RangeResponse = call(address, grpc::RANGE, &request)?;
     Ok(answer.header.map_or(0, |header| header.revision))
+}
+
+/// All keys at a revision, as the member itself has them.
+pub fn keys_at(address: SocketAddr, revision: i64) -> Result<Vec<KeyValue>, Failure> {
+    let request = pb::RangeRequest {
+        key: "\0".into(),
+        range_end: "\0".into(),
+        revision,
+        serializable: true,
+        ..Default::default()
+    };
+    let answer: pb::RangeResponse = call(address, grpc::RANGE, &request)?;
+    Ok(answer.kvs)
 }
 
 /// Hash of the key space up to a revision, and the revision that was compacted.

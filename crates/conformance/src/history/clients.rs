@@ -25,18 +25,22 @@ const REFUSED: [&str; 1] = ["etcdserver: too many requests"];
 
 /// Calls until it is told to stop.
 pub(super) async fn work(shared: Arc<Shared>, mut dice: Dice) {
-    let mut member = dice.below(shared.addresses.len() as u64) as usize;
+    let mut member = shared.some_member(&mut dice);
     let mut connection: Option<Grpc> = None;
     while !shared.stop_calling.load(Ordering::Relaxed) {
         let think = shared.workload.think.as_micros() as u64;
         tokio::time::sleep(Duration::from_micros(dice.below(think.max(1)))).await;
-        if dice.below(100) == 0 {
+        if dice.below(100) == 0 || !shared.serves(member) {
             connection = None;
-            member = dice.below(shared.addresses.len() as u64) as usize;
+            member = shared.some_member(&mut dice);
         }
-        let Some(open) = connection_to(&shared, member, &mut connection).await else {
-            member = dice.below(shared.addresses.len() as u64) as usize;
+        let Some(open) = connection_to(member, &mut connection).await else {
+            member = shared.some_member(&mut dice);
             tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let Some(_call) = Calling::begin(&shared) else {
+            tokio::time::sleep(Duration::from_millis(5)).await;
             continue;
         };
         let number = shared.call_begins(member, &mut dice);
@@ -51,14 +55,32 @@ pub(super) async fn work(shared: Arc<Shared>, mut dice: Dice) {
         shared.call_ends(number, outcome);
         if !is_settled {
             connection = None;
-            member = dice.below(shared.addresses.len() as u64) as usize;
+            member = shared.some_member(&mut dice);
         }
     }
 }
 
-async fn connection_to(shared: &Shared, member: usize, open: &mut Option<Grpc>) -> Option<Grpc> {
+/// A call under way, counted as long as it lives.
+struct Calling<'a>(&'a Shared);
+
+impl Calling<'_> {
+    /// Nothing while all shall be silent.
+    fn begin(shared: &Shared) -> Option<Calling<'_>> {
+        shared.calling.fetch_add(1, Ordering::SeqCst);
+        let calling = Calling(shared);
+        (!shared.hold.load(Ordering::SeqCst)).then_some(calling)
+    }
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.0.calling.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn connection_to(member: SocketAddr, open: &mut Option<Grpc>) -> Option<Grpc> {
     if open.is_none() {
-        let connecting = Grpc::connect(shared.addresses[member]);
+        let connecting = Grpc::connect(member);
         *open = tokio::time::timeout(CONNECT, connecting).await.ok()?.ok();
     }
     open.clone()
@@ -148,7 +170,8 @@ fn outcome_of(request: &Request, failure: &Failure) -> Outcome {
 
 impl Shared {
     /// Notes a call that is about to be made.
-    fn call_begins(&self, member: usize, dice: &mut Dice) -> usize {
+    fn call_begins(&self, member: SocketAddr, dice: &mut Dice) -> usize {
+        let member = self.number_of(member);
         let mut seen = self.seen();
         let request = Draw {
             seen: &mut seen,
@@ -160,7 +183,7 @@ impl Shared {
         seen.ops.push(Op {
             call_us,
             return_us: None,
-            member: member as u64 + 1,
+            member,
             request,
             outcome: Outcome::Unknown,
         });

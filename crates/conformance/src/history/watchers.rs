@@ -17,7 +17,7 @@ const STAY_MS: u64 = 4_000;
 
 /// Follows everything on one member from the first revision on, and adds to the log what it is the first to see. What it is not the first to see must be
 /// the same.
-pub(super) async fn follow(shared: Arc<Shared>, member: usize) {
+pub(super) async fn follow(shared: Arc<Shared>, member: SocketAddr) {
     let mut next = 2;
     while !shared.stop_watching.load(Ordering::Relaxed) {
         let create = pb::WatchCreateRequest {
@@ -26,7 +26,7 @@ pub(super) async fn follow(shared: Arc<Shared>, member: usize) {
             start_revision: next,
             ..Default::default()
         };
-        let Ok(mut stream) = open(&shared, member, create).await else {
+        let Ok(mut stream) = open(member, create).await else {
             tokio::time::sleep(AGAIN).await;
             continue;
         };
@@ -66,25 +66,25 @@ pub(super) async fn wander(shared: Arc<Shared>, mut dice: Dice) {
     // 0 is "from now on", which is known only when the watcher exists.
     let mut next = dice.below(2) as i64;
     while !shared.stop_watching.load(Ordering::Relaxed) {
-        let member = dice.below(shared.addresses.len() as u64) as usize;
+        let member = shared.some_member(&mut dice);
         let create = pb::WatchCreateRequest {
             start_revision: next,
             ..wish.clone()
         };
         let call_us = shared.now_us();
-        let Ok(stream) = open(&shared, member, create.clone()).await else {
+        let Ok(stream) = open(member, create.clone()).await else {
             tokio::time::sleep(AGAIN).await;
             continue;
         };
         let stay = Duration::from_millis(200 + dice.below(STAY_MS));
         let mut watch = Watch {
-            member: member as u64 + 1,
+            member: shared.number_of(member),
             call_us,
             create,
             messages: Vec::new(),
             must_reach_end: false,
         };
-        attend(&shared, stream, &mut watch, stay, &mut dice).await;
+        attend(&shared, member, stream, &mut watch, stay, &mut dice).await;
         next = resume_from(&watch, next);
         shared.seen().watches.push(watch);
     }
@@ -93,6 +93,7 @@ pub(super) async fn wander(shared: Arc<Shared>, mut dice: Dice) {
 /// Reads one stream until it ends, it has stayed long enough, or all is over.
 async fn attend(
     shared: &Shared,
+    member: SocketAddr,
     mut stream: Call,
     watch: &mut Watch,
     stay: Duration,
@@ -125,10 +126,10 @@ async fn attend(
         }
         // In the end everybody stays to see whether all comes.
         let is_ending = shared.stop_calling.load(Ordering::Relaxed);
-        if !is_ending && since.elapsed() > stay {
+        if !is_ending && (since.elapsed() > stay || !shared.serves(member)) {
             return;
         }
-        if dice.below(40) == 0 {
+        if shared.workload.progress && dice.below(40) == 0 {
             let ask = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
             let request = pb::WatchRequest {
                 request_union: Some(ask),
@@ -178,13 +179,9 @@ fn kind_of(message: pb::WatchResponse) -> Option<WatchKind> {
     })
 }
 
-async fn open(
-    shared: &Shared,
-    member: usize,
-    create: pb::WatchCreateRequest,
-) -> Result<Call, Failure> {
+async fn open(member: SocketAddr, create: pb::WatchCreateRequest) -> Result<Call, Failure> {
     let opening = async {
-        let connection = Grpc::connect(shared.addresses[member]).await?;
+        let connection = Grpc::connect(member).await?;
         let mut stream = connection.open(grpc::WATCH).await?;
         let request = pb::WatchRequest {
             request_union: Some(RequestUnion::CreateRequest(create)),
@@ -219,7 +216,7 @@ async fn next_message(stream: &mut Call) -> Heard {
 
 impl Shared {
     /// Adds events of one message to the log, or compares them with it. Returns the revision that is due next.
-    fn log_events(&self, member: usize, next: i64, events: &[proto::mvccpb::Event]) -> i64 {
+    fn log_events(&self, member: SocketAddr, next: i64, events: &[proto::mvccpb::Event]) -> i64 {
         let now_us = self.now_us();
         let mut next = next;
         let mut seen = self.seen();

@@ -1,0 +1,265 @@
+//! Our members and real etcd's in one cluster, under load from real clients, from the first that joins to the last etcd that leaves, and back.
+//!
+//! Clients call, watch, use transactions, range deletes, leases and compactions all the time (`conformance::history`), users and roles are made, and
+//! at every step the clients fall silent for a moment while `HashKV` is compared on all members. In the end one order of all changes must explain
+//! everything that they saw: a cluster that changed hands a dozen times is held to the same rules as one that never did.
+//!
+//! `QUORATE_UNDER_TEST` names the folder of a real etcd that plays our part, to try the suite itself.
+
+use conformance::cluster::{Cluster, Plan, admin};
+use conformance::ctl::Ctl;
+use conformance::history::{Witness, Workload};
+use conformance::need;
+use conformance::programs::{self, Program};
+use conformance::suite::{note, seed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// etcd 3.5 keeps so many entries for members that are behind; beyond them it sends a snapshot.
+const CATCH_UP_ENTRIES: u64 = 5_000;
+/// How long the cluster may take to write again.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+#[test]
+fn members_of_etcd_3_5_are_replaced_one_by_one_and_come_back() {
+    let _turn = turn();
+    let suite = "mixed with etcd 3.5.1";
+    let ours = need!(suite, under_test());
+    let theirs = need!(suite, programs::etcd("etcd-3.5.1"));
+    let ctl = need!(suite, programs::peer("etcd-3.5.1", "etcdctl"));
+    let seed = seed();
+    note(&format!("{suite}: QUORATE_SEED={seed}"));
+    let mut mixed = Mixed::found(suite, &theirs, 3, &ctl, seed);
+
+    let ours_1 = mixed.joins(&ours, "by its log");
+    mixed.leads(ours_1);
+    mixed.leads(0);
+
+    mixed.many_entries();
+    mixed.is_removed(ours_1, 0);
+    let ours_2 = mixed.joins(&ours, "by a snapshot of etcd's");
+    mixed.leads(ours_2);
+
+    let ours_3 = mixed.joins(&ours, "by one of ours");
+    mixed.is_removed(0, ours_2);
+    mixed.is_removed(1, ours_2);
+    mixed.is_removed(2, ours_2);
+
+    mixed.many_entries();
+    let theirs_4 = mixed.joins(&theirs, "by a snapshot of ours");
+    assert!(
+        mixed.cluster.log(theirs_4).contains("applied snapshot"),
+        "it was to get a snapshot"
+    );
+    mixed.leads(theirs_4);
+    mixed.restarts(theirs_4);
+    mixed.restarts(ours_3);
+
+    let theirs_5 = mixed.joins(&theirs, "under etcd's lead again");
+    mixed.leads(theirs_5);
+    mixed.is_removed(ours_2, theirs_5);
+    mixed.is_removed(ours_3, theirs_5);
+    mixed.judge();
+}
+
+#[test]
+fn a_member_joins_etcd_3_4_leads_it_and_lets_it_go() {
+    let _turn = turn();
+    let suite = "mixed with etcd 3.4";
+    let ours = need!(suite, under_test());
+    let theirs = need!(suite, programs::etcd("etcd-3.4"));
+    let ctl = need!(suite, programs::peer("etcd-3.4", "etcdctl"));
+    let seed = seed();
+    note(&format!("{suite}: QUORATE_SEED={seed}"));
+    let mut mixed = Mixed::found(suite, &theirs, 3, &ctl, seed);
+    let ours_1 = mixed.joins(&ours, "by its log");
+    mixed.leads(ours_1);
+    mixed.is_removed(0, ours_1);
+    mixed.restarts(ours_1);
+    mixed.leads(1);
+    mixed.judge();
+}
+
+/// A cluster that changes, its clients, and who serves them.
+struct Mixed {
+    suite: &'static str,
+    cluster: Cluster,
+    witness: Witness,
+    /// Voters, the first of which is asked for changes.
+    voters: Vec<usize>,
+    ctl: Program,
+    users: usize,
+    begin: Instant,
+}
+
+impl Mixed {
+    fn found(
+        suite: &'static str,
+        program: &Program,
+        size: usize,
+        ctl: &Program,
+        seed: u64,
+    ) -> Mixed {
+        let plan = Plan::new(&vec![program.clone(); size]);
+        let cluster = plan
+            .flags(["--snapshot-count", "200"])
+            .start()
+            .unwrap_or_else(|error| panic!("{error}"));
+        let workload = Workload {
+            think: Duration::from_millis(4),
+            progress: false,
+            ..Workload::MIXED
+        };
+        let witness = Witness::start(workload, &cluster.addresses(), seed);
+        let mut mixed = Mixed {
+            suite,
+            cluster,
+            witness,
+            voters: (0..size).collect(),
+            ctl: ctl.clone(),
+            users: 0,
+            begin: Instant::now(),
+        };
+        mixed.check("founded");
+        mixed
+    }
+
+    /// A member joins as a learner, catches up, and is made a voter.
+    fn joins(&mut self, program: &Program, how: &str) -> usize {
+        let through = self.voters[0];
+        let member = ok(self.cluster.add(program, true, through));
+        ok(self.cluster.wait_in_step(member, through));
+        let same = || self.cluster.compare_keys(member, through);
+        ok(self.witness.in_silence(same));
+        ok(self.cluster.promote(member, through));
+        self.voters.push(member);
+        self.serve();
+        self.check(&format!("{} joined as {member} {how}", program.name));
+        member
+    }
+
+    /// A member takes the lead.
+    fn leads(&mut self, member: usize) {
+        ok(self.cluster.lead(member));
+        let name = self.cluster.program(member).name.clone();
+        self.check(&format!("{member} ({name}) leads"));
+    }
+
+    /// A member is removed, and ends by itself when it learns of it.
+    fn is_removed(&mut self, member: usize, through: usize) {
+        self.voters.retain(|voter| *voter != member);
+        self.serve();
+        ok(self.cluster.remove(member, through));
+        let status = ok(self.cluster.wait_end(member));
+        self.check(&format!(
+            "{member} is removed and ended with status {status}"
+        ));
+    }
+
+    /// A member ends in order and comes back.
+    fn restarts(&mut self, member: usize) {
+        ok(self.cluster.stop(member));
+        ok(self.cluster.start_again(member));
+        self.check(&format!("{member} has restarted"));
+    }
+
+    /// Writes until a member that knows nothing needs a snapshot.
+    fn many_entries(&mut self) {
+        let index = |mixed: &Mixed| {
+            let address = mixed.cluster.address(mixed.voters[0]);
+            let status = admin::persist(RECOVERY, || admin::status(address));
+            ok(status.map_err(|failure| failure.to_string())).raft_index
+        };
+        let (from, until) = (index(self), Instant::now() + RECOVERY);
+        while index(self) < from + CATCH_UP_ENTRIES + 500 {
+            assert!(Instant::now() < until, "too few writes in {RECOVERY:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.check("thousands of entries later");
+    }
+
+    /// Clients ask voters only: learners refuse them.
+    fn serve(&mut self) {
+        let addresses = self.voters.iter().map(|voter| self.cluster.address(*voter));
+        self.witness.serve_by(&addresses.collect::<Vec<_>>());
+    }
+
+    /// The cluster writes, makes users and roles, and all voters have the same history.
+    fn check(&mut self, what: &str) {
+        let (before, until) = (self.witness.acknowledged(), Instant::now() + RECOVERY);
+        while self.witness.acknowledged() < before + 50 {
+            assert!(
+                Instant::now() < until,
+                "{what}: no writes within {RECOVERY:?}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.auth_entries(what);
+        let voters = &self.voters;
+        let same = self
+            .witness
+            .in_silence(|| self.cluster.compare_hashes(voters));
+        let (revision, hash) = same.unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
+        note(&format!(
+            "{} {:6.1} s: {what}; HashKV {hash} at {revision} on {voters:?}",
+            self.suite,
+            self.begin.elapsed().as_secs_f64()
+        ));
+    }
+
+    /// A user, a role and a permission, which every later member must know.
+    fn auth_entries(&mut self, what: &str) {
+        self.users += 1;
+        let (user, role) = (format!("user{}", self.users), format!("role{}", self.users));
+        let newest = *self.voters.last().expect("there is always somebody");
+        let ctl = Ctl::new(&self.ctl, self.cluster.address(newest).to_string());
+        let key = format!("a/{:02}", self.users);
+        for arguments in [
+            &["user", "add", &format!("{user}:secret")][..],
+            &["role", "add", &role],
+            &["role", "grant-permission", &role, "readwrite", &key],
+            &["user", "grant-role", &user, &role],
+        ] {
+            let answer = ctl.run(arguments);
+            assert_eq!(answer.code, 0, "{what}: {arguments:?}: {answer:?}");
+        }
+        // Every member lists all users that there ever were.
+        for voter in &self.voters {
+            let until = Instant::now() + RECOVERY;
+            let ctl = Ctl::new(&self.ctl, self.cluster.address(*voter).to_string());
+            while ctl.run(&["user", "list"]).out.lines().count() < self.users {
+                assert!(
+                    Instant::now() < until,
+                    "{what}: member {voter} misses users"
+                );
+            }
+        }
+    }
+
+    fn judge(mut self) {
+        ok(self.witness.stop_calling());
+        let through = self.cluster.address(self.voters[0]);
+        let last = admin::persist(RECOVERY, || admin::revision(through));
+        let last = ok(last.map_err(|failure| failure.to_string()));
+        let verdict = ok(self.witness.judge(last));
+        note(&format!("{}: {verdict:?}", self.suite));
+    }
+}
+
+#[track_caller]
+fn ok<T>(done: Result<T, String>) -> T {
+    done.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn under_test() -> Result<Program, String> {
+    match std::env::var("QUORATE_UNDER_TEST") {
+        Ok(folder) => programs::etcd(&folder),
+        Err(_) => programs::quorate(),
+    }
+}
+
+/// One cluster at a time: some of what is expected has a time limit.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
