@@ -107,7 +107,7 @@ impl Mixed {
             .unwrap_or_else(|error| panic!("{error}"));
         let workload = Workload {
             think: Duration::from_millis(4),
-            progress: false,
+            spares_old_etcd: true,
             ..Workload::MIXED
         };
         let witness = Witness::start(workload, &cluster.addresses(), seed);

@@ -11,6 +11,8 @@ use proto::etcdserverpb::request_op::Request as InTxn;
 
 /// Leases that clients remember.
 const LEASES_MAX: usize = 12;
+/// No watcher starts so many revisions back.
+const FAR_BEHIND: i64 = 4_000;
 /// How long connecting may take: to a host that is cut off it would take minutes.
 const CONNECT: Duration = Duration::from_secs(2);
 /// "No" that is the same on all members.
@@ -266,6 +268,7 @@ impl Draw<'_> {
     fn compaction(&mut self) -> Request {
         let logged = self.seen.log.len() as i64 + 1;
         let revision = match self.dice.below(3) {
+            _ if self.workload.spares_old_etcd => logged - FAR_BEHIND,
             // A watcher that starts there must still see the deletion.
             0 if self.seen.deleted_at > 0 => self.seen.deleted_at,
             1 => logged,

@@ -129,7 +129,7 @@ async fn attend(
         if !is_ending && (since.elapsed() > stay || !shared.serves(member)) {
             return;
         }
-        if shared.workload.progress && dice.below(40) == 0 {
+        if !shared.workload.spares_old_etcd && dice.below(40) == 0 {
             let ask = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
             let request = pb::WatchRequest {
                 request_union: Some(ask),
