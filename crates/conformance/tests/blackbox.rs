@@ -154,7 +154,11 @@ fn a_full_disk_of_one_member_stops_nobody_else() {
         std::thread::sleep(ms(50));
     }
     let has_ended = cluster.has_ended(victim);
+    let begin = Instant::now();
+    let so_far = || format!("{:.1} s", begin.elapsed().as_secs_f64());
+    note(&format!("{suite}: the member ended: {has_ended}"));
     writes_go_on(&witness).unwrap_or_else(|stuck| panic!("seed {seed}: {stuck}"));
+    note(&format!("{suite}: {}: the others write", so_far()));
     cluster.free_disk(victim).expect("the harness works");
     cluster.kill(victim);
     cluster.start(victim).expect("it starts");
