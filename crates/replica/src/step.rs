@@ -464,10 +464,8 @@ impl Replica {
         }
         let id = self.ids.next();
         let mut request = proposal.request;
-        request.header = Some(etcdserverpb::RequestHeader {
-            id,
-            ..Default::default()
-        });
+        let header = request.header.take().unwrap_or_default();
+        request.header = Some(etcdserverpb::RequestHeader { id, ..header });
         self.hand_to_raft(Stalled {
             data: request.encode_to_vec(),
             kind: Proposal::Normal,

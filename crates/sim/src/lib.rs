@@ -8,8 +8,10 @@
 //! does not run `server`: sockets, HTTP/2 and the threads of a real process are the business of `conformance`.
 //!
 //! Start with [`world::run`] for one world, [`plan`] for what a seed draws, [`checker::check`] for what a history must satisfy.
+//! [`auth`] is apart: users and permissions, without a world around them.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod checker;
 pub mod dice;
 pub mod plan;

@@ -29,6 +29,7 @@ mod hunt {
     use std::sync::{Mutex, PoisonError};
     use std::time::Instant;
 
+    use sim::auth;
     use sim::checker;
     use sim::plan::{Options, Theme};
     use sim::world;
@@ -78,6 +79,8 @@ mod hunt {
             Defect::SnapshotAfterSnapshot => &["snapshot after snapshot"],
             Defect::SnapshotOverSnapshot => &["does not come to rest"],
             Defect::InstallLeftHalfDone => &["but the store has applied"],
+            Defect::AuthNotRestored => &["members differ"],
+            Defect::PermissionByKind => &["to be refused"],
         }
     }
 
@@ -209,6 +212,7 @@ mod hunt {
             .iter()
             .map(ToString::to_string)
             .chain(run.failure)
+            .chain(auth::run(seed).err())
             .collect()
     }
 

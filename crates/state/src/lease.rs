@@ -104,6 +104,11 @@ impl Table {
         self.view.clone()
     }
 
+    /// As it is now, without a copy.
+    pub(crate) fn as_view(&self) -> &View {
+        &self.view
+    }
+
     pub(crate) fn get(&self, id: i64) -> Option<Lease> {
         self.view.get(id)
     }

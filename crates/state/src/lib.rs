@@ -1,4 +1,4 @@
-//! What the cluster agrees on: keys and their history, leases, members, alarms, the cluster version.
+//! What the cluster agrees on: keys and their history, leases, users and roles, members, alarms, the cluster version.
 //!
 //! What it is: a function of the log. [`State::apply`] takes the next entry and returns what came of it ([`Applied`]): the answer, the
 //! events for watchers, and facts for whoever acts on them. The same entries give the same state and the same answers on every
@@ -14,6 +14,7 @@
 
 pub mod alarm;
 mod apply;
+pub mod auth;
 pub mod lease;
 pub mod membership;
 pub mod mvcc;
@@ -30,7 +31,7 @@ mod walk;
 pub use mvcc::hash::KvHash;
 pub use mvcc::kept::{HashDone, HashJob};
 pub use mvcc::read::RangeResult;
-pub use outcome::{Applied, Event, EventKind, Fact, ReadError, Rejected, Response};
+pub use outcome::{Applied, Event, EventKind, Fact, ReadError, Rejected, Response, Token};
 pub use restore::{Importer, check_tables};
 pub use state::{Params, State};
 pub use storage::segments::Revision;

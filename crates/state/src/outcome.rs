@@ -80,14 +80,40 @@ pub enum Response {
     Alarm(pb::AlarmResponse),
     /// A membership change was made; the members after it, by ascending id.
     Members(Vec<Member>),
-    /// Authentication is off, and that is the answer.
-    AuthStatus(pb::AuthStatusResponse),
-    /// Authentication was off already.
+    /// Permissions are checked from now on.
+    AuthEnable(pb::AuthEnableResponse),
+    /// They are not.
     AuthDisable(pb::AuthDisableResponse),
-    /// No users.
+    /// Whether they are.
+    AuthStatus(pb::AuthStatusResponse),
+    /// A token was given out.
+    Authenticate(pb::AuthenticateResponse),
+    /// User added.
+    AuthUserAdd(pb::AuthUserAddResponse),
+    /// User deleted.
+    AuthUserDelete(pb::AuthUserDeleteResponse),
+    /// A user's roles.
+    AuthUserGet(pb::AuthUserGetResponse),
+    /// Password changed.
+    AuthUserChangePassword(pb::AuthUserChangePasswordResponse),
+    /// The user has the role.
+    AuthUserGrantRole(pb::AuthUserGrantRoleResponse),
+    /// The user has it no more.
+    AuthUserRevokeRole(pb::AuthUserRevokeRoleResponse),
+    /// The names of all users.
     AuthUserList(pb::AuthUserListResponse),
-    /// No roles.
+    /// Role added.
+    AuthRoleAdd(pb::AuthRoleAddResponse),
+    /// Role deleted.
+    AuthRoleDelete(pb::AuthRoleDeleteResponse),
+    /// A role's permissions.
+    AuthRoleGet(pb::AuthRoleGetResponse),
+    /// The names of all roles.
     AuthRoleList(pb::AuthRoleListResponse),
+    /// The role has the permission.
+    AuthRoleGrantPermission(pb::AuthRoleGrantPermissionResponse),
+    /// The role has it no more.
+    AuthRoleRevokePermission(pb::AuthRoleRevokePermissionResponse),
 }
 
 /// What happened to a key.
@@ -191,6 +217,37 @@ pub enum Fact {
     ClusterVersionSet(crate::version::Version),
     /// A downgrade was announced (`Some` target) or called off.
     DowngradeSet(Option<String>),
+    /// Users, roles or permissions have changed, or whether they count.
+    AuthChanged {
+        /// Whether permissions are checked.
+        enabled: bool,
+        /// The auth store's revision after it.
+        revision: u64,
+    },
+    /// A user has been given a token. Every member remembers it, for as long as it is configured to.
+    TokenAssigned(Token),
+    /// Tokens given out so far are good no more.
+    TokensRevoked {
+        /// Those of one user; `None` is everybody's.
+        user: Option<String>,
+    },
+}
+
+/// Who has it may act as the user. Not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The user's name.
+    pub user: String,
+    /// The token.
+    pub token: String,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a read has no result.

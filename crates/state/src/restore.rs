@@ -15,6 +15,7 @@ use storage::catalog::{Table, Tables as StoredTables};
 use storage::checkpoint::CheckpointJob;
 use storage::disk::Disk;
 use storage::fault::{Fault, FaultKind};
+use storage::planted;
 use storage::segments::{RecordMeta, Revision, Segments, SegmentsOptions};
 
 use crate::lease::{self, Lease};
@@ -25,7 +26,7 @@ use crate::mvcc::record;
 use crate::tables::{self, Rows, Tables};
 use crate::version::{ClusterVersion, Version};
 use crate::view::Small;
-use crate::{Params, State, alarm};
+use crate::{Params, State, alarm, auth};
 
 /// Puts the parts together: segments with a loader that has seen all their records, and the rows of all tables.
 pub(crate) fn state(
@@ -35,16 +36,23 @@ pub(crate) fn state(
     mut rows: Rows,
     applied: (u64, u64),
 ) -> Result<State, Fault> {
-    refuse_auth(&rows)?;
+    let version = version_of(&rows)?;
+    let (auth, missing) = auth_of(&rows, &version)?;
     let small = Small {
         members: members_of(&rows)?,
-        version: version_of(&rows)?,
+        version,
         alarms: alarms_of(&rows)?,
+        auth,
     };
     let leases = leases_of(&rows)?;
     let compacted = compacted_revision(&rows)?;
     rows.retain(|(table, _), _| *table != Table::Lease);
     let mut state = State::new(params, Store::new(segments), Tables::restore(rows));
+    if missing.0 {
+        let revision = small.auth.revision().to_be_bytes();
+        let key = tables::auth::AUTH_REVISION;
+        state.tables.set(Table::Auth, key, revision);
+    }
     (state.leases, state.small, state.applied) = (leases, Arc::new(small), applied);
     loader.finish(&mut state.store, compacted, &mut state.leases)?;
     Ok(state)
@@ -57,9 +65,8 @@ pub(crate) fn state(
 /// A fault that names table and key.
 pub fn check_tables(stored: &StoredTables) -> Result<(), Fault> {
     let rows = rows_of(stored);
-    refuse_auth(&rows)?;
     members_of(&rows)?;
-    version_of(&rows)?;
+    auth_of(&rows, &version_of(&rows)?)?;
     leases_of(&rows)?;
     alarms_of(&rows)?;
     compacted_revision(&rows)?;
@@ -258,7 +265,7 @@ fn number(key: &[u8], value: &[u8]) -> Result<u64, Fault> {
     Ok(u64::from_be_bytes(bytes))
 }
 
-fn of(rows: &Rows, table: Table) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(crate) fn of(rows: &Rows, table: Table) -> impl Iterator<Item = (&[u8], &[u8])> {
     let from = rows
         .range((table, Vec::new())..)
         .take_while(move |((other, _), _)| *other == table);
@@ -370,24 +377,18 @@ fn compacted_revision(rows: &Rows) -> Result<i64, Fault> {
     Ok(compacted)
 }
 
-/// This version answers as a cluster without users. With users stored, that would open what they close.
-fn refuse_auth(rows: &Rows) -> Result<(), Fault> {
-    let enabled =
-        get(rows, Table::Auth, tables::auth::AUTH_ENABLED).is_some_and(|value| value != [0]);
-    let any = [Table::AuthUsers, Table::AuthRoles]
-        .into_iter()
-        .any(|table| of(rows, table).next().is_some());
-    if enabled || any {
-        return Err(Fault::new(
-            FaultKind::Format,
-            "the data has users, roles or authentication enabled, which this version does not support; \
-             the member does not start, because it would let everybody in.",
-        ));
+fn auth_of(
+    rows: &Rows,
+    version: &ClusterVersion,
+) -> Result<(auth::Store, auth::MissingRevision), Fault> {
+    let (store, missing) = auth::restore(rows, version.is_at_least(3, 7))?;
+    if planted!(AuthNotRestored) {
+        return Ok((auth::Store::new(), missing));
     }
-    Ok(())
+    Ok((store, missing))
 }
 
-fn damaged(table: Table, key: &[u8], what: impl std::fmt::Display) -> Fault {
+pub(crate) fn damaged(table: Table, key: &[u8], what: impl std::fmt::Display) -> Fault {
     Fault::new(
         FaultKind::Corrupted,
         format!(

@@ -14,6 +14,7 @@ use storage::fault::{Fault, FaultKind};
 use storage::segments::{RewriteJob, Rewritten, Segments, SegmentsOptions};
 
 use crate::apply;
+use crate::auth;
 use crate::lease;
 use crate::mvcc::Store;
 use crate::mvcc::kept::{HashDone, HashJob};
@@ -80,7 +81,9 @@ impl State {
         let mut tables = Tables::default();
         // etcd's auth store counts from 1 and writes that down when it first starts.
         tables.set(Table::Auth, tables::auth::AUTH_REVISION, 1u64.to_be_bytes());
-        Ok(State::new(params, Store::new(segments), tables))
+        let mut state = State::new(params, Store::new(segments), tables);
+        state.small_mut().auth = auth::Store::new();
+        Ok(state)
     }
 
     /// The state as of the last checkpoint.

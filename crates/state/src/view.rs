@@ -26,7 +26,7 @@ use crate::mvcc::{record, txn};
 use crate::outcome::{Event, EventKind, ReadError, reject};
 use crate::tables::{self, Rows};
 use crate::version::ClusterVersion;
-use crate::{alarm, lease, restore};
+use crate::{alarm, auth, lease, restore};
 
 /// A consistent view of everything the cluster agrees on.
 #[derive(Clone)]
@@ -50,6 +50,7 @@ pub struct ReadView {
 pub(crate) struct Small {
     pub members: Membership,
     pub alarms: alarm::Table,
+    pub auth: auth::Store,
     pub version: ClusterVersion,
 }
 
@@ -143,6 +144,12 @@ impl ReadView {
     #[must_use]
     pub fn alarms(&self) -> &alarm::Table {
         &self.small.alarms
+    }
+
+    /// Users and roles, and who may do what.
+    #[must_use]
+    pub fn auth(&self) -> &auth::Store {
+        &self.small.auth
     }
 
     /// The version the cluster has agreed on.

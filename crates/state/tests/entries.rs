@@ -582,11 +582,6 @@ fn requests_of_3_5_publish_members_and_versions() {
 
 #[test]
 fn a_member_stops_at_what_it_cannot_ignore() {
-    let add_user = pb::AuthUserAddRequest {
-        name: "root".into(),
-        ..Default::default()
-    };
-    let add_user = raft(|request| request.auth_user_add = Some(add_user)).encode_to_vec();
     let newer = membershippb::ClusterVersionSetRequest {
         ver: "3.8.0".into(),
     };
@@ -598,11 +593,6 @@ fn a_member_stops_at_what_it_cannot_ignore() {
     }
     .encode_to_vec();
     let cases = [
-        (
-            EntryType::EntryNormal,
-            add_user,
-            "this member does not understand",
-        ),
         (EntryType::EntryNormal, newer, "3.8.0"),
         (EntryType::EntryNormal, v2_put, "/1/key"),
         (EntryType::EntryNormal, vec![0xff; 9], "does not decode"),

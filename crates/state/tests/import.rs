@@ -173,11 +173,13 @@ fn records_out_of_order_are_a_fault() {
 }
 
 #[test]
-fn data_with_users_is_refused() {
+fn users_that_make_no_sense_are_refused() {
     for (bucket, key, value) in [
-        ("auth", &b"authEnabled"[..], &[1][..]),
+        ("auth", &b"authEnabled"[..], &[2][..]),
+        ("auth", b"authRevision", b"1"),
         ("authUsers", b"root", b""),
-        ("authRoles", b"root", b""),
+        ("authUsers", b"root", b"\xff"),
+        ("authRoles", b"root", b"\n\x01r"),
     ] {
         let mut importer = importer(&Arc::new(MemDisk::new()));
         importer
@@ -185,7 +187,8 @@ fn data_with_users_is_refused() {
             .expect("a row");
         assert_eq!(
             importer.finish().err().map(|fault| fault.kind()),
-            Some(FaultKind::Format)
+            Some(FaultKind::Corrupted),
+            "{bucket}"
         );
     }
 }

@@ -74,11 +74,15 @@ pub enum Defect {
     SnapshotOverSnapshot,
     /// A start does not notice that the last life put a snapshot in place in the store, and not yet in the log.
     InstallLeftHalfDone,
+    /// Users and roles are not there after a restart or a snapshot, so that everybody may do everything (#14571).
+    AuthNotRestored,
+    /// A permission is asked for the kind of an operation only, not for all that it reads and changes (GHSA-rfx7-8w68-q57q).
+    PermissionByKind,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Defect; 30] = {
+    pub const ALL: [Defect; 32] = {
         use Defect::*;
         [
             AnswerBeforeSync,
@@ -111,6 +115,8 @@ impl Defect {
             SnapshotAfterSnapshot,
             SnapshotOverSnapshot,
             InstallLeftHalfDone,
+            AuthNotRestored,
+            PermissionByKind,
         ]
     };
 }

@@ -11,6 +11,7 @@ mod leases;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, InternalRaftRequest, LeaseRevokeRequest,
+    RequestHeader,
 };
 use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use state::{Fact, ReadView};
@@ -57,6 +58,8 @@ pub struct Duties {
     cluster_version_known: bool,
     published: bool,
     no_space_to_report: bool,
+    /// The revision of the auth store, while permissions are checked.
+    auth_revision: Option<u64>,
     /// When publishing and versioning were last asked for.
     asked_us: Option<u64>,
 }
@@ -71,6 +74,7 @@ impl Duties {
             cluster_version_known: false,
             published: false,
             no_space_to_report: false,
+            auth_revision: None,
             asked_us: None,
             config,
         }
@@ -84,11 +88,16 @@ impl Duties {
         for (id, lease) in view.leases().all() {
             self.leases.known(id, lease.ttl_s, lease.remaining_s);
         }
+        self.auth_known(view.auth().is_enabled(), view.auth().revision());
         self.cluster_version_known = view.cluster_version().version.is_some();
         let config = &self.config;
         self.published = view.members().get(config.member.0).is_some_and(|member| {
             member.name == config.name && member.client_urls == config.client_urls
         });
+    }
+
+    fn auth_known(&mut self, enabled: bool, revision: u64) {
+        self.auth_revision = enabled.then_some(revision);
     }
 
     /// Takes note of what has become true.
@@ -104,6 +113,7 @@ impl Duties {
                 self.published = member.name == self.config.name
                     && member.client_urls == self.config.client_urls;
             }
+            Fact::AuthChanged { enabled, revision } => self.auth_known(*enabled, *revision),
             Fact::QuotaExceeded => self.no_space_to_report = true,
             _ => {}
         }
@@ -140,6 +150,7 @@ impl Duties {
         if self.is_leader || planted!(OldLeaderRevokesLeases) {
             due.extend(self.leases.expired(now).into_iter().map(|id| Proposal {
                 request: InternalRaftRequest {
+                    header: Some(self.header()),
                     lease_revoke: Some(LeaseRevokeRequest { id }),
                     ..Default::default()
                 },
@@ -190,6 +201,20 @@ impl Duties {
         }
     }
 
+    /// A lease may have keys that only root may delete; whoever applies the entry asks. Source: upstream `auth.WithRoot`.
+    fn header(&self) -> RequestHeader {
+        let auth_revision = self.auth_revision.unwrap_or(0);
+        let username = match self.auth_revision {
+            Some(_) => state::auth::ROOT.to_owned(),
+            None => String::new(),
+        };
+        RequestHeader {
+            username,
+            auth_revision,
+            ..Default::default()
+        }
+    }
+
     fn attributes(&self) -> InternalRaftRequest {
         InternalRaftRequest {
             cluster_member_attr_set: Some(ClusterMemberAttrSetRequest {
@@ -219,5 +244,44 @@ fn set_version(version: String) -> InternalRaftRequest {
     InternalRaftRequest {
         cluster_version_set: Some(ClusterVersionSetRequest { ver: version }),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_are_revoked_as_root_while_permissions_are_checked() {
+        let config = Config {
+            member: MemberId(1),
+            name: String::new(),
+            client_urls: Vec::new(),
+            cluster_version: None,
+            election_us: 0,
+            auto_compaction: AutoCompaction::Off,
+        };
+        let at = |monotonic_us| Now { monotonic_us };
+        let mut duties = Duties::new(config);
+        duties.published = true;
+        let mut revoked_as = |from: u64, enabled: bool| {
+            let granted = Fact::LeaseGranted { id: 5, ttl_s: 1 };
+            let changed = Fact::AuthChanged {
+                enabled,
+                revision: 7,
+            };
+            duties.leadership(at(from), true);
+            duties.observe(at(from), &granted);
+            duties.observe(at(from), &changed);
+            let due = duties.tick(at(from + 2_000_000), 1);
+            let [Proposal { request, .. }] = &due[..] else {
+                panic!("{due:?}")
+            };
+            assert!(request.lease_revoke.is_some());
+            let header = request.header.clone().expect("a header");
+            (header.username, header.auth_revision)
+        };
+        assert_eq!(revoked_as(1_000_000, true), ("root".to_owned(), 7));
+        assert_eq!(revoked_as(9_000_000, false), (String::new(), 0));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Start with [`Service`], then `serve` for the rules of gRPC, and `route` for which function answers which method.
 
+mod access;
 mod account;
 mod auth;
 pub mod body;

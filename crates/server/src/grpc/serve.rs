@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use proto::error::{self, Code};
 use proto::methods::{self, Kind};
 
+use super::access;
 use super::account::Account;
 use super::body::{Body, Streaming};
 use super::compression::{Compressor, Encoding};
@@ -93,6 +94,7 @@ async fn unary(
             LEARNERS_ANSWER.contains(&methods::ALL[method].path),
         )?;
         need_leader(session, &metadata)?;
+        access::admit(session, method)?;
         let request = messages.only().await?;
         account.received(request.len());
         // On the heap, so that a stream which has not asked yet costs little.
@@ -128,7 +130,9 @@ async fn stream(
 ) -> Response<Body> {
     let account = Account::begin(session.member.clone(), method);
     let is_for_learners = methods::ALL[method].path == SNAPSHOT;
-    let may = need_voter(session, is_for_learners).and_then(|()| need_leader(session, &metadata));
+    let may = need_voter(session, is_for_learners)
+        .and_then(|()| need_leader(session, &metadata))
+        .and_then(|()| access::admit(session, method));
     let opened = match may {
         Ok(()) => {
             let open = Box::pin(route::stream(session, method, messages));

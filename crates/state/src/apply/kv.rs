@@ -8,6 +8,7 @@ use storage::segments::Revision;
 use super::{Answer, Yield};
 use crate::State;
 use crate::alarm::Effect;
+use crate::auth::{self, Caller};
 use crate::mvcc::hash::revision_key;
 use crate::mvcc::txn;
 use crate::mvcc::write::Writer;
@@ -16,15 +17,23 @@ use crate::quota;
 use crate::tables::meta;
 
 /// A range that went through the log, as those of old members with authentication do.
-pub(super) fn range(state: &mut State, request: &pb::RangeRequest) -> Answer {
+pub(super) fn range(state: &mut State, request: &pb::RangeRequest, caller: Caller<'_>) -> Answer {
     state.small.alarms.refuses(Effect::Touches)?;
+    let auth = &state.small.auth;
+    auth.may_read(caller, &request.key, &request.range_end)?;
     let segments = state.store.segments.view();
     let result = state.store.reader(&segments).range(request)?;
     Ok(Response::Range(txn::response_of(result)?))
 }
 
-pub(super) fn put(state: &mut State, request: &pb::PutRequest, yields: &mut Yield) -> Answer {
+pub(super) fn put(
+    state: &mut State,
+    request: &pb::PutRequest,
+    caller: Caller<'_>,
+    yields: &mut Yield,
+) -> Answer {
     state.small.alarms.refuses(Effect::Grows)?;
+    auth::check_put(&state.small.auth, caller, state.leases.as_view(), request)?;
     let room = quota::has_room(state, quota::put_cost(request));
     let segments = state.store.segments.view();
     txn::check_put(&state.store.reader(&segments), &state.leases, request)?;
@@ -37,22 +46,31 @@ pub(super) fn put(state: &mut State, request: &pb::PutRequest, yields: &mut Yiel
 pub(super) fn delete_range(
     state: &mut State,
     request: &pb::DeleteRangeRequest,
+    caller: Caller<'_>,
     yields: &mut Yield,
 ) -> Answer {
     state.small.alarms.refuses(Effect::Touches)?;
+    state.small.auth.may_delete(caller, request)?;
     let mut writer = Writer::new(&mut state.store, &mut state.leases, &mut yields.events);
     let response = txn::delete(&mut writer, request)?;
     writer.finish();
     Ok(Response::DeleteRange(response))
 }
 
-pub(super) fn txn(state: &mut State, request: &pb::TxnRequest, yields: &mut Yield) -> Answer {
+pub(super) fn txn(
+    state: &mut State,
+    request: &pb::TxnRequest,
+    caller: Caller<'_>,
+    yields: &mut Yield,
+) -> Answer {
     let cost = quota::txn_cost(request);
     state.small.alarms.refuses(if cost > 0 {
         Effect::Grows
     } else {
         Effect::Touches
     })?;
+    let auth = &state.small.auth;
+    auth.may_txn(caller, state.leases.as_view(), request)?;
     let room = quota::has_room(state, cost);
     let segments = state.store.segments.view();
     let reader = state.store.reader(&segments);

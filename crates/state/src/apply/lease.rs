@@ -4,10 +4,12 @@ use prost::Message;
 use proto::error;
 use proto::etcdserverpb as pb;
 use storage::catalog::Table;
+use storage::planted;
 
 use super::{Answer, Yield};
 use crate::State;
 use crate::alarm::Effect;
+use crate::auth::{self, Caller};
 use crate::lease::{Lease, row_key, row_of};
 use crate::mvcc::read::Keys;
 use crate::mvcc::write::Writer;
@@ -45,10 +47,14 @@ pub(super) fn grant(
 pub(super) fn revoke(
     state: &mut State,
     request: &pb::LeaseRevokeRequest,
+    caller: Caller<'_>,
     yields: &mut Yield,
 ) -> Answer {
     state.small.alarms.refuses(Effect::Touches)?;
     let id = request.id;
+    if !planted!(PermissionByKind) {
+        auth::check_lease(&state.small.auth, caller, state.leases.as_view(), id)?;
+    }
     if state.leases.get(id).is_none() {
         return reject(&error::LEASE_NOT_FOUND);
     }

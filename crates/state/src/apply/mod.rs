@@ -8,7 +8,7 @@
 //! | alarm | `alarm` |
 //! | configuration change, member attributes | `membership` |
 //! | cluster version, downgrade | `version` |
-//! | users, roles, authentication | `auth`: answered as etcd does without users; what would make the first user or role is a fault |
+//! | users, roles, authentication | `auth`; who may do what, also of the above: [`crate::auth`] |
 //! | raw v2 request (3.5) | `v2`: member attributes and cluster version as above; reads and clock ticks nothing; writes are a fault |
 //! | joint configuration change | a fault: etcd never proposes one and stops at it |
 //! | anything else | a fault |
@@ -30,6 +30,7 @@ use proto::raftpb::{ConfChange, Entry, EntryType};
 use storage::fault::{Fault, FaultKind};
 
 use crate::State;
+use crate::auth::Caller;
 use crate::outcome::{Applied, Event, Fact, ReadError, Response};
 
 /// What one entry yields, while it is being made.
@@ -116,6 +117,12 @@ fn normal(
         0 => request.header.as_ref().map_or(0, |header| header.id),
         id => id,
     };
+    let caller = Caller::of(request.header.as_ref());
+    if auth::needs_root(&request)
+        && let Err(rejected) = state.small.auth.may_administer(caller)
+    {
+        return (id, Err(rejected.into()));
+    }
     let answer = if let Some(request) = &request.cluster_version_set {
         version::set(state, &request.ver, yields)
     } else if let Some(request) = &request.cluster_member_attr_set {
@@ -125,19 +132,19 @@ fn normal(
     } else if request.downgrade_version_test.is_some() {
         Ok(Response::None)
     } else if let Some(request) = &request.range {
-        kv::range(state, request)
+        kv::range(state, request, caller)
     } else if let Some(request) = &request.put {
-        kv::put(state, request, yields)
+        kv::put(state, request, caller, yields)
     } else if let Some(request) = &request.delete_range {
-        kv::delete_range(state, request, yields)
+        kv::delete_range(state, request, caller, yields)
     } else if let Some(request) = &request.txn {
-        kv::txn(state, request, yields)
+        kv::txn(state, request, caller, yields)
     } else if let Some(request) = &request.compaction {
         kv::compaction(state, request, yields)
     } else if let Some(request) = &request.lease_grant {
         lease::grant(state, request, yields)
     } else if let Some(request) = &request.lease_revoke {
-        lease::revoke(state, request, yields)
+        lease::revoke(state, request, caller, yields)
     } else if let Some(request) = &request.lease_checkpoint {
         lease::checkpoint(state, request, yields)
     } else if let Some(request) = &request.alarm {
@@ -145,7 +152,7 @@ fn normal(
     } else if let Some(request) = &request.v2 {
         v2::apply(state, request, entry, yields)
     } else {
-        auth::apply(state, &request, entry)
+        auth::apply(state, &request, entry, yields)
     };
     (id, answer)
 }

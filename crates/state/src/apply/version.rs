@@ -20,7 +20,9 @@ pub(super) fn set(state: &mut State, text: &str, yields: &mut Yield) -> Answer {
         return reject(&error::WRONG_DOWNGRADE_VERSION_FORMAT);
     };
     check_supported(state.params.version, version)?;
-    state.small_mut().version.version = Some(version);
+    let small = state.small_mut();
+    small.version.version = Some(version);
+    small.auth.version_changed(small.version.is_at_least(3, 7));
     state
         .tables
         .set(Table::Cluster, cluster::CLUSTER_VERSION, text);
