@@ -73,6 +73,8 @@ pub enum Input {
     Peer(Box<raftpb::Message>),
     /// Messages to this member can't be delivered at the moment.
     PeerUnreachable(MemberId),
+    /// This member was connected and now nobody listens where it did: its process has ended, and with it whatever it was.
+    PeerGone(MemberId),
     /// The log worker has made everything up to this ready number durable.
     Persisted { number: u64 },
     /// The apply worker has applied a batch.

@@ -188,6 +188,17 @@ impl RaftCore {
         self.node.report_unreachable(peer);
     }
 
+    /// Stops waiting for a leader whose process has ended: as if it had been silent for the election timeout. From then on this
+    /// member votes for others, and stands for election itself after the rest of its drawn timeout. A wrong
+    /// report costs one question: members that still hear the leader answer no to a pre-vote. Without pre-votes it could cost the
+    /// leader its term, so it is ignored then.
+    pub fn report_gone(&mut self, peer: u64) {
+        let raft = &mut self.node.raft;
+        if raft.pre_vote && raft.leader_id == peer && raft.state == StateRole::Follower {
+            raft.election_elapsed = raft.election_elapsed.max(self.election_ticks);
+        }
+    }
+
     /// How the sending of a snapshot ended. Without this word raft sends nothing to that member any more.
     pub fn report_snapshot(&mut self, peer: u64, is_sent: bool) {
         let status = match is_sent {

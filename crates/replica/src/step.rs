@@ -262,6 +262,7 @@ impl Replica {
                 }
             }
             Input::PeerUnreachable(peer) => self.core.report_unreachable(peer.0),
+            Input::PeerGone(peer) => self.core.report_gone(peer.0),
             Input::Persisted { number } => self.persisted(number),
             Input::Applied(done) => self.batch_applied(now, done, effects),
             Input::Checkpointed(marker) => self.checkpointed(marker, effects),

@@ -22,6 +22,7 @@ use storage::disk::{Disk, MemDisk};
 use storage::segments::SegmentsOptions;
 use storage::wal::{self, Identity};
 
+const ELECTION_TICKS: u64 = 10;
 const TICK_US: u64 = 100_000;
 
 struct Node {
@@ -64,7 +65,7 @@ fn params(me: u64, size: u64, wall_ms: u64) -> Params {
         initial_members,
         config: Config {
             member: MemberId(me),
-            election_ticks: 10,
+            election_ticks: ELECTION_TICKS,
             tick_us: TICK_US,
             pre_vote: true,
             request_timeout_us: 7_000_000,
@@ -504,6 +505,43 @@ fn the_leadership_moves_on_request() {
     ));
     assert_eq!(cluster.leader(), Some(target));
     cluster.put(target, "a", "2", 0);
+}
+
+#[test]
+fn members_do_not_wait_for_a_leader_whose_process_has_ended() {
+    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
+    let mut cluster = Cluster::new(&disks, 1);
+    let gone = cluster.elect();
+    cluster.put(gone, "a", "1", 0);
+    cluster.nodes.remove(&gone);
+    for node in cluster.nodes.values_mut() {
+        node.inbox.push_back(Input::PeerGone(MemberId(gone)));
+    }
+    let waited = (0..50).find(|_| {
+        cluster.tick(1);
+        cluster.leader().is_some()
+    });
+    // Drawn from one to two election timeouts, of which one needs no waiting.
+    assert!(waited.expect("a new leader") < ELECTION_TICKS, "{waited:?}");
+    let leader = cluster.elect();
+    cluster.put(leader, "a", "2", 0);
+}
+
+#[test]
+fn a_leader_that_is_wrongly_called_gone_keeps_its_term() {
+    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
+    let mut cluster = Cluster::new(&disks, 1);
+    let leader = cluster.elect();
+    cluster.put(leader, "a", "1", 0);
+    let term = cluster.nodes[&leader].replica.status().term;
+    for _ in 0..10 {
+        let misled = leader % 3 + 1;
+        let node = cluster.nodes.get_mut(&misled).expect("a member");
+        node.inbox.push_back(Input::PeerGone(MemberId(leader)));
+        cluster.tick(3);
+    }
+    assert_eq!(cluster.leader(), Some(leader));
+    assert_eq!(cluster.nodes[&leader].replica.status().term, term);
 }
 
 #[test]

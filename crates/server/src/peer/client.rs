@@ -96,6 +96,13 @@ pub enum Failure {
     Content(String),
 }
 
+impl Failure {
+    /// Whether the peer's machine answered that nobody listens there.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Failure::Dial(_, why) if why.kind() == io::ErrorKind::ConnectionRefused)
+    }
+}
+
 /// A connection on which one request after the other can be made. Ends when it is dropped.
 pub struct Connection {
     pub url: Url,

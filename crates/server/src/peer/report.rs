@@ -10,6 +10,11 @@ pub fn unreachable(member: &Member, peer: u64) {
     let _ = member.tell(Input::PeerUnreachable(MemberId(peer)));
 }
 
+/// The process of this peer has ended: it was connected, and now nobody listens there.
+pub fn gone(member: &Member, peer: u64) {
+    let _ = member.tell(Input::PeerGone(MemberId(peer)));
+}
+
 /// Hands over what a peer has sent. How many were dropped because too much waits.
 pub fn received(member: &Member, messages: Vec<Message>) -> usize {
     member.deliver(messages)

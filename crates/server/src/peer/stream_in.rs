@@ -34,6 +34,7 @@ pub async fn read_for_ever(peer: Rc<Peer>, kind: Kind) {
         "started stream reader with remote peer"
     );
     let mut retry = RETRY;
+    let mut was_connected = false;
     loop {
         let began = Instant::now();
         match dial(&peer, kind).await {
@@ -41,11 +42,17 @@ pub async fn read_for_ever(peer: Rc<Peer>, kind: Kind) {
                 if matches!(why, Failure::Removed) {
                     peer.context.tell_removed();
                 }
+                // Not a partition, which is silent: a process that has ended. If it led, nobody has to wait for it.
+                if was_connected && why.is_refused() {
+                    was_connected = false;
+                    report::gone(&peer.context.member, peer.id);
+                }
                 peer.deactivate(kind.name(), "dial", &why.to_string());
                 retry = (retry + retry / 4).min(RETRY_MAX);
             }
             Ok((connection, answer)) => {
                 retry = RETRY;
+                was_connected = true;
                 peer.activate();
                 tracing::info!(
                     "stream-reader-type" = kind.name(),
