@@ -264,8 +264,8 @@ mod tests {
         let at = |monotonic_us| Now { monotonic_us };
         let mut duties = Duties::new(config);
         duties.published = true;
-        let mut revoked_as = |from: u64, enabled: bool| {
-            let granted = Fact::LeaseGranted { id: 5, ttl_s: 1 };
+        let mut revoked_as = |id: i64, from: u64, enabled: bool| {
+            let granted = Fact::LeaseGranted { id, ttl_s: 1 };
             let changed = Fact::AuthChanged {
                 enabled,
                 revision: 7,
@@ -277,11 +277,12 @@ mod tests {
             let [Proposal { request, .. }] = &due[..] else {
                 panic!("{due:?}")
             };
-            assert!(request.lease_revoke.is_some());
+            assert_eq!(request.lease_revoke, Some(LeaseRevokeRequest { id }));
+            duties.observe(at(from), &Fact::LeaseRevoked { id });
             let header = request.header.clone().expect("a header");
             (header.username, header.auth_revision)
         };
-        assert_eq!(revoked_as(1_000_000, true), ("root".to_owned(), 7));
-        assert_eq!(revoked_as(9_000_000, false), (String::new(), 0));
+        assert_eq!(revoked_as(5, 1_000_000, true), ("root".to_owned(), 7));
+        assert_eq!(revoked_as(6, 9_000_000, false), (String::new(), 0));
     }
 }
