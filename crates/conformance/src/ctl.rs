@@ -39,6 +39,12 @@ impl Ctl {
         self.run_with(args, "")
     }
 
+    /// Runs a command with flags before it.
+    pub fn run_flagged(&self, flags: &[String], args: &[&str]) -> Answer {
+        let flags = flags.iter().map(String::as_str);
+        self.run(&flags.chain(args.iter().copied()).collect::<Vec<_>>())
+    }
+
     /// Runs a command with something on its standard input.
     pub fn run_with(&self, args: &[&str], input: &str) -> Answer {
         let mut child = self

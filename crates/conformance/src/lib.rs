@@ -2,7 +2,8 @@
 //!
 //! This library is the harness: where the programs are ([`programs`]), a server in a fresh folder on free ports
 //! ([`server`]), a gRPC client small enough to send what no proper client would ([`grpc`]), `etcdctl` ([`ctl`]), the tools for snapshot files
-//! ([`snapshots`]), whole clusters of real processes and what can happen to them ([`cluster`]), clients whose histories are judged ([`history`]), and the rule
+//! ([`snapshots`]), whole clusters of real processes and what can happen to them ([`cluster`]), clients whose histories are judged ([`history`]),
+//! certificates and a TLS client ([`certs`], [`tls`]), and the rule
 //! that a suite says why it did not run ([`suite`]). It never looks inside the product: only argv, ports, files and exit codes.
 //! The crates of ours that it names are `proto`, for the messages on the wire, and `sim`, for its checker of histories and nothing else.
 //!
@@ -21,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod certs;
 pub mod cluster;
 pub mod ctl;
 pub mod grpc;
@@ -29,3 +31,4 @@ pub mod programs;
 pub mod server;
 pub mod snapshots;
 pub mod suite;
+pub mod tls;

@@ -26,6 +26,7 @@ pub struct Launch {
     data_dir: Option<PathBuf>,
     own_urls: bool,
     founding: bool,
+    scheme: &'static str,
 }
 
 impl Launch {
@@ -39,6 +40,7 @@ impl Launch {
             data_dir: None,
             own_urls: true,
             founding: true,
+            scheme: "http",
         }
     }
 
@@ -69,6 +71,12 @@ impl Launch {
     /// Without the flags that say which cluster is founded, as one starts a member that exists.
     pub fn without_founding(mut self) -> Self {
         self.founding = false;
+        self
+    }
+
+    /// Serves clients with TLS, whose flags are given besides. It is ready when its log says so.
+    pub fn https(mut self) -> Self {
+        self.scheme = "https";
         self
     }
 
@@ -113,6 +121,7 @@ impl Launch {
             peer,
             data_dir,
             log,
+            log_begin: 0,
             _scratch: scratch,
         }
     }
@@ -157,6 +166,8 @@ pub struct Server {
     peer: u16,
     data_dir: PathBuf,
     log: PathBuf,
+    /// Where the log of the latest start begins.
+    log_begin: usize,
     _scratch: tempfile::TempDir,
 }
 
@@ -277,7 +288,18 @@ impl Server {
     pub fn wait_ready(&mut self) -> Result<(), String> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            if http_get(self.socket(), "/health").is_ok_and(|reply| reply.status == 200) {
+            let is_ready = match self.launch.scheme {
+                "http" => {
+                    let health = http_get(self.socket(), "/health");
+                    health.is_ok_and(|reply| reply.status == 200)
+                }
+                _ => {
+                    let log = self.log();
+                    let since = log.get(self.log_begin..).unwrap_or_default();
+                    since.contains("ready to serve client requests")
+                }
+            };
+            if is_ready {
                 return Ok(());
             }
             if !self.is_running() {
@@ -302,6 +324,7 @@ impl Server {
             .append(true)
             .open(&self.log)
             .map_err(|e| format!("log file: {e}"))?;
+        self.log_begin = self.log().len();
         let errors = output.try_clone().map_err(|e| format!("log file: {e}"))?;
         let launch = &self.launch;
         let mut command = Command::new(&launch.program.path);
@@ -312,7 +335,7 @@ impl Server {
         }
         command.args(&launch.before);
         if launch.own_urls {
-            let client = format!("http://127.0.0.1:{}", self.client);
+            let client = format!("{}://127.0.0.1:{}", launch.scheme, self.client);
             let peer = format!("http://127.0.0.1:{}", self.peer);
             command.arg("--data-dir").arg(&self.data_dir);
             command.args([
@@ -403,7 +426,8 @@ pub fn http(server: SocketAddr, method: &str, path: &str, body: &str) -> Result<
     parse_reply(&bytes)
 }
 
-fn parse_reply(bytes: &[u8]) -> Result<HttpReply, String> {
+/// Reads an answer over HTTP/1.1 that is all there.
+pub fn parse_reply(bytes: &[u8]) -> Result<HttpReply, String> {
     let split = bytes
         .windows(4)
         .position(|w| w == b"\r\n\r\n")

@@ -23,5 +23,6 @@ pub mod peer;
 pub mod questions;
 pub mod run;
 pub mod threads;
+pub mod tls;
 pub mod transport;
 pub mod watching;

@@ -22,6 +22,7 @@ use crate::peer::ask::Asker;
 use crate::peer::links::Links;
 use crate::questions::Questions;
 use crate::threads::Desk;
+use crate::tls::Sides;
 
 /// What clients are limited to.
 #[derive(Clone, Debug)]
@@ -112,6 +113,8 @@ pub struct Member {
     pub questions: Questions,
     /// One permit once this member has learnt that it was removed from its cluster.
     pub removed: Notify,
+    /// Set once, before anything is served; the metrics tell of it.
+    pub tls: OnceLock<Arc<Sides>>,
     settings: OnceLock<Settings>,
     desk: Arc<Desk>,
 }
@@ -139,6 +142,7 @@ impl Member {
             asker: OnceLock::new(),
             questions: Questions::default(),
             removed: Notify::new(),
+            tls: OnceLock::new(),
             settings: OnceLock::new(),
             desk,
         })

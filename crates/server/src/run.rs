@@ -32,7 +32,8 @@ use crate::peer::ask::Asker;
 use crate::peer::dial::Dialer;
 use crate::peer::{self, Peers};
 use crate::threads::{Core, Defragmenter, Inboxes, Surroundings, Threads};
-use crate::transport::listen::{Listener, SocketOptions};
+use crate::tls::{self, Acceptor, Address};
+use crate::transport::listen::{Listener, Security, SocketOptions};
 use crate::transport::{self, Speaks, Transport};
 use crate::watching::{self, Delivery, Hubs, Streams};
 
@@ -47,8 +48,13 @@ const PEERS_PATIENCE: Duration = Duration::from_secs(5);
 /// A cluster of one that has no version gets this one at once; others are asked for theirs.
 const CLUSTER_VERSION: &str = "3.7.0";
 
-/// Where clients may come in, what they may ask there, and what the configuration calls it.
-type Listening = (Listener, Speaks, Url);
+/// Where clients may come in, what they may ask there, and what the configuration calls it: two URLs where an `http` and an
+/// `https` one name the same place.
+struct Listening {
+    listener: Listener,
+    speaks: Speaks,
+    urls: Vec<Url>,
+}
 
 /// Why a member stops that can still be trusted.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +97,7 @@ struct Running {
     threads: Threads,
     peers: Peers,
     member: Arc<Member>,
+    tls: Arc<tls::Sides>,
     data_dir: storage::datadir::DataDir,
     data_dir_shown: String,
     name: String,
@@ -106,9 +113,14 @@ impl Running {
             .enable_all()
             .build()
             .map_err(|why| format!("no event loop: {why}"))?;
-        let ports = peer::Ports::bind(config)?;
-        let listeners = runtime.block_on(bind_all(config))?;
+        let mut ports = peer::Ports::bind(config)?;
+        let mut listeners = runtime.block_on(bind_all(config))?;
         tell_start(config);
+        let (tls, notes) = tls::Sides::load(config)?;
+        notes.iter().for_each(logging::note);
+        for listening in &mut listeners {
+            listening.secure(&tls)?;
+        }
         let disk: Arc<dyn Disk> = if config.unsafe_no_fsync {
             tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
             Arc::new(OsDiskUnsynced)
@@ -130,7 +142,7 @@ impl Running {
             asker,
             (disk, booted),
             runtime,
-            (ports, listeners),
+            (ports, listeners, tls),
             files,
         )
         .map_err(|why| format!("cannot start a thread: {why}"))
@@ -142,7 +154,7 @@ impl Running {
         asker: Asker,
         (disk, booted): (Arc<dyn Disk>, Booted),
         runtime: tokio::runtime::Runtime,
-        (ports, listeners): (peer::Ports, Vec<Listening>),
+        (ports, listeners, tls): (peer::Ports, Vec<Listening>, Arc<tls::Sides>),
         files: u64,
     ) -> io::Result<Self> {
         let cores = std::thread::available_parallelism()
@@ -160,6 +172,7 @@ impl Running {
         let member = Member::new(ids, booted.ids.clone(), limits, view, inboxes.replica());
         member.configure(settings(config));
         let _ = member.asker.set(asker);
+        let _ = member.tls.set(tls.clone());
         let mailboxes: Vec<Arc<calls::Mailbox>> = (0..cores).map(|_| Arc::default()).collect();
         let deliveries: Vec<Arc<watching::Mailbox>> = (0..cores).map(|_| Arc::default()).collect();
         let hubs = Arc::new(Hubs {
@@ -206,6 +219,7 @@ impl Running {
             threads,
             peers,
             member,
+            tls,
             data_dir,
             data_dir_shown: config.data_dir.display().to_string(),
             name: config.name.clone(),
@@ -231,6 +245,7 @@ impl Running {
             threads,
             peers,
             member,
+            tls,
             data_dir,
             data_dir_shown,
             name,
@@ -245,7 +260,7 @@ impl Running {
             .map_err(|why| format!("cannot start a thread: {why}"))?;
         let (metrics, clients): (Vec<_>, Vec<_>) = listeners
             .into_iter()
-            .partition(|(_, speaks, _)| *speaks == Speaks::Metrics);
+            .partition(|listening| listening.speaks == Speaks::Metrics);
         let ended = runtime.block_on(async {
             let mut signals =
                 Signals::new().map_err(|why| format!("cannot listen to signals: {why}"))?;
@@ -265,6 +280,7 @@ impl Running {
                 _ = futures_util::future::join(serve, serve_metrics) => {
                     Err("the listeners ended without saying why".to_owned())
                 }
+                () = tls.watch() => Err("nobody looks after the TLS files".to_owned()),
             }
         });
         match &ended {
@@ -564,25 +580,62 @@ fn file_limit() -> Result<u64, String> {
 }
 
 async fn bind_all(config: &Config) -> Result<Vec<Listening>, String> {
-    let urls = &config.urls;
-    let clients = urls.listen_client.iter().map(|url| (url, Speaks::Both));
-    let metrics = urls.listen_metrics.iter().map(|url| (url, Speaks::Metrics));
     let options = SocketOptions {
         reuse_port: config.socket.reuse_port,
     };
-    let mut listeners = Vec::new();
-    for (url, speaks) in clients.chain(metrics) {
-        let listener = Listener::bind(url, options).await?;
-        listeners.push((listener, speaks, url.clone()));
+    let mut listeners = Vec::<Listening>::new();
+    for url in &config.urls.listen_client {
+        let is_same = |listening: &&mut Listening| listening.urls[0].names_place_of(url);
+        if let Some(known) = listeners.iter_mut().find(is_same) {
+            known.urls.push(url.clone());
+            continue;
+        }
+        listeners.push(Listening::bind(url, Speaks::Both, options).await?);
+    }
+    for url in &config.urls.listen_metrics {
+        listeners.push(Listening::bind(url, Speaks::Metrics, options).await?);
     }
     Ok(listeners)
+}
+
+impl Listening {
+    async fn bind(url: &Url, speaks: Speaks, options: SocketOptions) -> Result<Self, String> {
+        Ok(Listening {
+            listener: Listener::bind(url, options).await?,
+            speaks,
+            urls: vec![url.clone()],
+        })
+    }
+
+    /// Asks of connections what the URLs say.
+    fn secure(&mut self, tls: &tls::Sides) -> Result<(), String> {
+        let (is_tls, is_plain) = (
+            self.urls.iter().any(Url::is_tls),
+            self.urls.iter().any(|url| !url.is_tls()),
+        );
+        if !is_tls {
+            return Ok(());
+        }
+        // Clients may come from anywhere with their certificate; etcd asks more of who wants metrics.
+        let address = match self.speaks {
+            Speaks::Both => Address::Any,
+            Speaks::Metrics => Address::Checked,
+        };
+        let acceptor = Acceptor::new(tls.clients.clone(), address)
+            .map_err(|why| format!("cannot listen on TLS for {}: {why}", self.urls[0]))?;
+        self.listener.secure(match is_plain {
+            true => Security::Either(acceptor),
+            false => Security::Tls(acceptor),
+        });
+        Ok(())
+    }
 }
 
 /// Accepts for ever. An accept that fails (too many files, a client that has gone) is tried again a little later.
 async fn accept_all(listeners: &[Listening], transport: &Transport) {
     let accepting = listeners
         .iter()
-        .map(|(listener, speaks, _)| accept_one(listener, *speaks, transport));
+        .map(|listening| accept_one(&listening.listener, listening.speaks, transport));
     futures_util::future::join_all(accepting).await;
     // Where nothing is listened to, nothing ever ends either.
     std::future::pending().await
@@ -681,15 +734,23 @@ fn tell_identity(config: &Config, identity: Identity, is_new: bool) {
 
 fn tell_ready<'a>(listeners: impl Iterator<Item = &'a Listening>) {
     tracing::info!("ready to serve client requests");
-    for (listener, speaks, url) in listeners {
-        match speaks {
-            Speaks::Both => tracing::info!(
-                traffic = "grpc+http",
-                address = listener.address(),
-                "serving client traffic insecurely; this is strongly discouraged!"
-            ),
-            // etcd tells the URL here.
-            Speaks::Metrics => tracing::info!(address = %url, "serving metrics"),
+    for listening in listeners {
+        let address = listening.listener.address();
+        for url in &listening.urls {
+            match (listening.speaks, url.is_tls()) {
+                (Speaks::Both, false) => tracing::info!(
+                    traffic = "grpc+http",
+                    address,
+                    "serving client traffic insecurely; this is strongly discouraged!"
+                ),
+                (Speaks::Both, true) => tracing::info!(
+                    traffic = "grpc+http",
+                    address,
+                    "serving client traffic securely"
+                ),
+                // etcd tells the URL here.
+                (Speaks::Metrics, _) => tracing::info!(address = %url, "serving metrics"),
+            }
         }
     }
     if let Err(why) = notify_manager() {

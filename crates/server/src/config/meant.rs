@@ -57,7 +57,7 @@ pub struct Config {
     pub socket: SocketOptions,
     /// What history is dropped without being asked; `None` for nothing.
     pub auto_compaction: Option<AutoCompaction>,
-    /// TLS towards clients. Not in effect yet, see [`Config::refusals`].
+    /// TLS towards clients.
     pub client_tls: Tls,
     /// TLS between members.
     pub peer_tls: Tls,
@@ -387,14 +387,8 @@ impl Config {
                 _ => None,
             })
             .collect();
-        let listening = [
-            &self.urls.listen_peer,
-            &self.urls.listen_client,
-            &self.urls.listen_client_http,
-            &self.urls.listen_metrics,
-        ];
-        for url in listening.into_iter().flatten().filter(|url| url.is_tls()) {
-            lines.push(format!("{url} cannot be served: TLS is not available yet"));
+        for url in self.urls.listen_peer.iter().filter(|url| url.is_tls()) {
+            lines.push(format!("{url} cannot be served: {}", table::NO_PEER_TLS));
         }
         lines
     }

@@ -95,6 +95,14 @@ impl Url {
         matches!(self.scheme, Scheme::Https | Scheme::Unixs)
     }
 
+    /// Whether both URLs name the same address or file, whatever is spoken there.
+    pub fn names_place_of(&self, other: &Url) -> bool {
+        match (self.socket_path(), other.socket_path()) {
+            (None, None) => self.host == other.host,
+            (own, others) => own == others,
+        }
+    }
+
     /// Whether the URL names a Unix socket.
     pub fn is_socket(&self) -> bool {
         matches!(self.scheme, Scheme::Unix | Scheme::Unixs)

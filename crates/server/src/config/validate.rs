@@ -58,7 +58,8 @@ pub(super) fn check(raw: &RawConfig, notes: &mut Vec<Note>) -> Result<Checked, V
                     multiple members have the same default name";
         notes.push(Note::new(Level::Warn, text).with("name", NAME_DEFAULT));
     }
-    let tls_versions = check_tls(raw, &mut mistakes);
+    let tls_versions = check_tls(raw, notes, &mut mistakes);
+    check_certificates(raw, notes, &mut mistakes);
     check_auth_token(raw, &mut mistakes);
     let version_for_peers = take(version_for_peers(raw), &mut mistakes).flatten();
     let initial_cluster = match read_cluster(&initial_cluster_text(raw)) {
@@ -280,24 +281,9 @@ fn check_urls(raw: &RawConfig, notes: &mut Vec<Note>, mistakes: &mut Vec<String>
         ));
     }
     let listen = raw.urls("listen-client-urls");
-    let certificate = raw.flag("auto-tls")
-        || !(raw.text("cert-file").is_empty() && raw.text("key-file").is_empty());
-    for url in listen
-        .iter()
-        .chain(&http)
-        .filter(|url| url.is_tls() && !certificate)
-    {
-        mistakes.push(format!(
-            "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} with HTTPS scheme"
-        ));
-    }
-    let place = |url: &Url| {
-        url.socket_path()
-            .unwrap_or_else(|| url.host_port().to_owned())
-    };
     for url in http
         .iter()
-        .filter(|url| listen.iter().any(|other| place(other) == place(url)))
+        .filter(|url| listen.iter().any(|other| other.names_place_of(url)))
     {
         mistakes.push(format!("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}"));
     }
@@ -464,6 +450,7 @@ fn feature_gates(
 
 fn check_tls(
     raw: &RawConfig,
+    notes: &mut Vec<Note>,
     mistakes: &mut Vec<String>,
 ) -> (Option<TlsVersion>, Option<TlsVersion>) {
     let mut version = |name: &str| match raw.text(name).as_str() {
@@ -495,6 +482,11 @@ fn check_tls(
     {
         mistakes.push(format!("unexpected TLS cipher suite {}", quote(unknown)));
     }
+    let weak = crate::tls::not_offered(&suites);
+    if !weak.is_empty() {
+        let text = "cipher suites without forward secrecy or with CBC are not offered";
+        notes.push(Note::new(Level::Warn, text).with("cipher-suites", weak));
+    }
     let (cns, hosts) = (
         raw.list("peer-cert-allowed-cn"),
         raw.list("peer-cert-allowed-hostname"),
@@ -506,6 +498,70 @@ fn check_tls(
         ));
     }
     (min, max)
+}
+
+/// What certificates and the URLs that need them must have in common. Source: upstream `client/pkg/transport/listener.go`,
+/// `baseConfig`, `server/embed/etcd.go`, `configureClientListeners`, `createMetricsListener`.
+fn check_certificates(raw: &RawConfig, notes: &mut Vec<Note>, mistakes: &mut Vec<String>) {
+    for side in ["", "peer-"] {
+        let text = |name: &str| raw.text(&format!("{side}{name}"));
+        let (cert, key) = (text("cert-file"), text("key-file"));
+        if cert.is_empty() != key.is_empty() {
+            mistakes.push(format!(
+                "KeyFile and CertFile must both be present[key: {key}, cert: {cert}]"
+            ));
+        }
+        let (cert, key) = (text("client-cert-file"), text("client-key-file"));
+        if cert.is_empty() != key.is_empty() {
+            mistakes.push(format!(
+                "ClientKeyFile and ClientCertFile must both be present or both absent: key: {key}, cert: {cert}]"
+            ));
+        }
+    }
+    let has_files = !(raw.text("cert-file").is_empty() && raw.text("key-file").is_empty());
+    let has_certificate = has_files || raw.flag("auto-tls");
+    let is_authenticated = raw.flag("client-cert-auth");
+    let demands = is_authenticated || !raw.text("trusted-ca-file").is_empty();
+    let clients = [
+        raw.urls("listen-client-urls"),
+        raw.urls("listen-client-http-urls"),
+    ]
+    .concat();
+    for url in &clients {
+        if url.is_tls() && !has_certificate {
+            mistakes.push(format!(
+                "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} with HTTPS scheme"
+            ));
+        }
+        let mut ignored = |is_given, text: &str| {
+            if is_given && !url.is_tls() {
+                notes.push(Note::new(Level::Warn, text).with("client-url", url.to_string()));
+            }
+        };
+        ignored(
+            has_certificate,
+            "scheme is http or unix while key and cert files are present; ignoring key and cert files",
+        );
+        ignored(
+            is_authenticated,
+            "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL",
+        );
+    }
+    let metrics = raw.urls("listen-metrics-urls");
+    if metrics.iter().any(Url::is_tls) && !has_certificate {
+        mistakes.push(
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url"
+                .into(),
+        );
+    }
+    let rules = ["client-crl-file", "client-cert-allowed-hostname"];
+    for rule in rules
+        .into_iter()
+        .filter(|rule| raw.is_given(rule) && !demands)
+    {
+        let text = "clients are not asked for certificates, so nothing is checked; give --trusted-ca-file or --client-cert-auth";
+        notes.push(Note::new(Level::Warn, text).with("flag-name", rule));
+    }
 }
 
 /// Go's `%q` of a list.

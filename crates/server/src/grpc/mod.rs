@@ -30,7 +30,7 @@ use ::http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::http;
-use crate::transport::{Handler, Speaks};
+use crate::transport::{Caller, Handler, Speaks};
 use body::Body;
 use session::Session;
 
@@ -46,11 +46,15 @@ impl Service {
 }
 
 impl Handler for Service {
-    async fn handle(self: Rc<Self>, request: Request<Incoming>, speaks: Speaks) -> Response<Body> {
-        if speaks == Speaks::Both && serve::is_grpc(&request) {
+    async fn handle(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        caller: Rc<Caller>,
+    ) -> Response<Body> {
+        if caller.speaks == Speaks::Both && serve::is_grpc(&request) {
             serve::serve(&self.session, request).await
         } else {
-            Box::pin(http::answer(&self.session, request, speaks)).await
+            Box::pin(http::answer(&self.session, request, &caller)).await
         }
     }
 }

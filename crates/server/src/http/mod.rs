@@ -15,20 +15,23 @@ use crate::grpc::body::Body;
 use crate::grpc::session::Session;
 use crate::member::Member;
 use crate::metrics::{self, FileLimit};
-use crate::transport::Speaks;
+use crate::transport::{Caller, Speaks};
 
 /// Answers a request that is not gRPC.
-pub async fn answer<B>(session: &Session, request: Request<B>, speaks: Speaks) -> Response<Body> {
+pub async fn answer<B>(session: &Session, request: Request<B>, caller: &Caller) -> Response<Body> {
     let settings = session.member.settings();
-    if let Err(refusal) =
-        access::need_host(&request).and_then(|()| access::check_host(settings, &request))
-    {
+    // A page that has rebound a name cannot show a certificate for it, so with TLS any name will do.
+    let allowed = access::need_host(&request).and_then(|()| match caller.remote.is_tls {
+        true => Ok(()),
+        false => access::check_host(settings, &request),
+    });
+    if let Err(refusal) = allowed {
         return *refusal;
     }
     let mut response = if request.method() == Method::OPTIONS {
         Response::new(Body::Empty)
     } else {
-        route(session, &request, speaks).await
+        route(session, &request, caller.speaks).await
     };
     access::add_cors(settings, request.headers(), response.headers_mut());
     response

@@ -10,6 +10,7 @@ use super::process::Process;
 use super::{Counter, FileLimit, Histogram, MethodMetrics, Metrics, peers};
 use crate::config::VERSION_ETCD;
 use crate::member::Member;
+use crate::tls::Side;
 
 /// All metrics as they are now.
 pub fn page(member: &Member) -> String {
@@ -20,6 +21,7 @@ pub fn page(member: &Member) -> String {
     disk(&mut page, member);
     peers::peers(&mut page, member);
     grpc(&mut page, member);
+    tls(&mut page, member);
     process(&mut page);
     let name = "promhttp_metric_handler_requests_total";
     page.head(name, "counter", "Pages like this, by status.");
@@ -448,6 +450,76 @@ fn grpc(page: &mut Page, member: &Member) {
 }
 
 /// How long calls take, by method.
+/// TLS, where it is used. etcd counts nothing of it.
+fn tls(page: &mut Page, member: &Member) {
+    let sides = member.tls.get().map(|sides| sides.each());
+    let sides: Vec<_> = sides
+        .into_iter()
+        .flatten()
+        .filter(|side| side.is_used())
+        .collect();
+    if sides.is_empty() {
+        return;
+    }
+    let of = |side: &Side| format!("side=\"{}\"", side.role().name());
+    page.head(
+        "etcd_network_tls_not_after_timestamp_seconds",
+        "gauge",
+        "When a certificate expires, or a revocation list should be replaced; of several in a file the first.",
+    );
+    for side in &sides {
+        for (kind, end) in side.ends() {
+            let labels = format!("{{{},kind=\"{kind}\"}}", of(side));
+            page.line("etcd_network_tls_not_after_timestamp_seconds", &labels, end);
+        }
+    }
+    page.head(
+        "etcd_network_tls_handshakes_total",
+        "counter",
+        "TLS connections that came in, by how their handshake ended.",
+    );
+    for side in &sides {
+        let counts = &side.counts;
+        for (result, count) in [
+            ("succeeded", &counts.succeeded),
+            ("failed", &counts.failed),
+            ("timed_out", &counts.timed_out),
+            ("refused", &counts.refused),
+        ] {
+            let labels = format!("{{{},result=\"{result}\"}}", of(side));
+            page.line("etcd_network_tls_handshakes_total", &labels, count.get());
+        }
+    }
+    page.head(
+        "etcd_network_tls_reloads_total",
+        "counter",
+        "Changes of TLS files, by whether the new ones can be used.",
+    );
+    for side in &sides {
+        let counts = &side.counts;
+        for (result, count) in [
+            ("succeeded", &counts.reloads),
+            ("failed", &counts.reload_failures),
+        ] {
+            let labels = format!("{{{},result=\"{result}\"}}", of(side));
+            page.line("etcd_network_tls_reloads_total", &labels, count.get());
+        }
+    }
+    page.head(
+        "etcd_network_tls_files_stale",
+        "gauge",
+        "Whether older TLS files are in use because those on disk cannot be used.",
+    );
+    for side in &sides {
+        let labels = format!("{{{}}}", of(side));
+        page.line(
+            "etcd_network_tls_files_stale",
+            &labels,
+            side.counts.is_stale.get(),
+        );
+    }
+}
+
 fn grpc_durations(page: &mut Page, metrics: &Metrics) {
     let name = "grpc_server_handling_seconds";
     page.head(name, "histogram", "Time that calls took.");

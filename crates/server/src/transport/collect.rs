@@ -125,7 +125,8 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
         } else {
             self.buffer.clear();
         }
-        Poll::Ready(Ok(()))
+        // A socket has nothing to flush; TLS may still hold what it has encrypted.
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 }
 

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::grpc::body::Body;
-use listen::Accepted;
+use listen::{Accepted, Remote};
 use pings::{Activity, Incoming, OpenCall};
 
 /// How long a client that was told to go may take to hang up.
@@ -40,6 +40,15 @@ pub enum Speaks {
     Both,
     /// Metrics and health only.
     Metrics,
+}
+
+/// Who asks, the same for all requests of a connection.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// What is answered where it came in.
+    pub speaks: Speaks,
+    /// Where it comes from, and the certificate it has shown.
+    pub remote: Remote,
 }
 
 /// Limits and keepalives of client connections.
@@ -63,7 +72,7 @@ pub trait Handler: 'static {
     fn handle(
         self: Rc<Self>,
         request: Request<Received>,
-        speaks: Speaks,
+        caller: Rc<Caller>,
     ) -> impl Future<Output = Response<Body>> + 'static;
 }
 
@@ -195,13 +204,22 @@ async fn serve<H: Handler>(
     handler: Rc<H>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let stream = accepted.into_stream()?;
+    // On the heap, so that a connection that is open does not keep the place of its handshake.
+    let opening = Box::pin(accepted.open());
+    let (stream, remote) = tokio::select! {
+        opened = opening => match opened? {
+            Some(opened) => opened,
+            None => return Ok(()),
+        },
+        _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+    };
+    let caller = Rc::new(Caller { speaks, remote });
     let builder = protocols(options);
     let activity = Rc::<Activity>::default();
     let incoming = Incoming::new(options.ping_gap_min, activity.clone());
     let service = service_fn(move |request| {
         let call = OpenCall::begin(&activity);
-        let answer = handler.clone().handle(request, speaks);
+        let answer = handler.clone().handle(request, caller.clone());
         async move { Ok::<_, Infallible>(answer.await.map(|body| call.watch(body))) }
     });
     let mut connection = std::pin::pin!(collect::collect(stream, incoming, |io| {

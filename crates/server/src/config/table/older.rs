@@ -2,10 +2,10 @@
 
 use super::Row;
 use super::Status::{Ignored, NotYet, Refused, RefusedAtBootstrap, Removed, Works};
+use super::security::NO_PEER_TLS;
 use crate::config::value::Kind::{Any, Bool, Choice, Text, Uint};
 
 const NO_DISCOVERY: &str = "discovery is not available yet, and a member that started without it would found a cluster of its own";
-const NO_TLS: &str = "TLS is not available yet, and the member would serve in clear";
 const NO_PROXY: &str = "the v2 proxy is not available yet";
 const LONG_AGO: &str = "it has had no effect since etcd 2";
 
@@ -33,9 +33,9 @@ pub(super) const ACCEPTED: &[Row] = &[
         "v2 proxy: milliseconds for a write, 0 for no limit."),
     Row::new("proxy-read-timeout", Uint, "0", "25", NotYet(NO_PROXY),
         "v2 proxy: milliseconds for a read, 0 for no limit."),
-    Row::new("ca-file", Text, "", "2", Refused(NO_TLS),
+    Row::new("ca-file", Text, "", "2", Works,
         "Old name of --trusted-ca-file together with --client-cert-auth."),
-    Row::new("peer-ca-file", Text, "", "2", Refused(NO_TLS),
+    Row::new("peer-ca-file", Text, "", "2", Refused(NO_PEER_TLS),
         "Old name of --peer-trusted-ca-file together with --peer-client-cert-auth."),
     Row::new("debug", Bool, "false", "2", Works,
         "Same as --log-level=debug, if that is not given."),

@@ -278,21 +278,16 @@ fn options_without_effect_are_told_and_unsafe_ones_refused() {
         [""; 0]
     );
     for flag in [
-        "--auto-tls",
-        "--client-cert-auth",
-        "--trusted-ca-file=f",
-        "--ca-file=f",
+        "--peer-auto-tls",
+        "--peer-client-cert-auth",
+        "--peer-trusted-ca-file=f",
+        "--peer-ca-file=f",
         "--proxy=on",
     ] {
         assert_eq!(mistakes(&exit(&[flag], &[], None)).len(), 1, "{flag}");
     }
-    let https = [
-        "--cert-file=c",
-        "--key-file=k",
-        "--listen-client-urls=https://127.0.0.1:1",
-        "--advertise-client-urls=https://a:1",
-    ];
-    assert_eq!(mistakes(&exit(&https, &[], None)).len(), 3);
+    let https = ["--listen-peer-urls=https://127.0.0.1:1"];
+    assert_eq!(mistakes(&exit(&https, &[], None)).len(), 1);
     let (_, notes) = run_in(&["--snapshot", "--backend-batch-limit=5"], &[], None);
     assert!(has_note(
         &notes,

@@ -90,7 +90,8 @@ fn help_lists_sections_with_defaults() {
             "\nMember:\n  --name 'default'\n    Name of this member for people; must appear in --initial-cluster.\n  --data-dir ''\n",
             "\nClustering:\n  --initial-advertise-peer-urls 'http://localhost:2380'\n",
             "    FastLeaseKeepAlive=true|false (BETA - default=true)\n",
-            "  --auto-tls 'false'\n    Serve clients with a generated certificate.\n    Refused for now: TLS is not available yet",
+            "  --auto-tls 'false'\n    Serve clients with a generated certificate.\n",
+            "  --enable-pprof 'false'\n    Serve profiles under /debug/pprof on the client URLs.\n    No effect yet: ",
         ] {
             assert!(
                 exit.stdout.contains(part),
