@@ -119,7 +119,7 @@ impl Running {
         let (tls, notes) = tls::Sides::load(config)?;
         notes.iter().for_each(logging::note);
         for listening in &mut listeners {
-            listening.secure(&tls)?;
+            listening.secure(&tls, files)?;
         }
         let disk: Arc<dyn Disk> = if config.unsafe_no_fsync {
             tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
@@ -550,7 +550,7 @@ fn watch_sink(mailboxes: Vec<Arc<watching::Mailbox>>) -> crate::threads::WatchSi
 fn transport_options(config: &Config, threads: usize, files: u64) -> transport::Options {
     transport::Options {
         threads,
-        connections_max: usize::try_from(files - FILES_RESERVED).unwrap_or(usize::MAX),
+        connections_max: connections_max(files),
         streams_max: config.limits.concurrent_streams_max,
         keepalive_interval: config.keepalive.ping.map(|(interval, _)| interval),
         keepalive_timeout: config
@@ -564,6 +564,11 @@ fn transport_options(config: &Config, threads: usize, files: u64) -> transport::
             .unwrap_or(Duration::from_secs(5 * 60)),
         header_timeout: Duration::from_secs(300),
     }
+}
+
+/// How many connections of clients there may be. Source: upstream `configureClientListeners`.
+fn connections_max(files: u64) -> usize {
+    usize::try_from(files - FILES_RESERVED).unwrap_or(usize::MAX)
 }
 
 /// How many files this process may have open.
@@ -608,7 +613,7 @@ impl Listening {
     }
 
     /// Asks of connections what the URLs say.
-    fn secure(&mut self, tls: &tls::Sides) -> Result<(), String> {
+    fn secure(&mut self, tls: &tls::Sides, files: u64) -> Result<(), String> {
         let (is_tls, is_plain) = (
             self.urls.iter().any(Url::is_tls),
             self.urls.iter().any(|url| !url.is_tls()),
@@ -621,7 +626,7 @@ impl Listening {
             Speaks::Both => Address::Any,
             Speaks::Metrics => Address::Checked,
         };
-        let acceptor = Acceptor::new(tls.clients.clone(), address)
+        let acceptor = Acceptor::new(tls.clients.clone(), address, connections_max(files))
             .map_err(|why| format!("cannot listen on TLS for {}: {why}", self.urls[0]))?;
         self.listener.secure(match is_plain {
             true => Security::Either(acceptor),

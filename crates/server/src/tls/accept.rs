@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::gate::{Gate, Knock};
+use super::gate::{Bounds, Gate, Knock};
 use super::hosts::Names;
 use super::side::Side;
 
@@ -38,11 +38,15 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// For one listener; each has its own bounds.
+    /// For one listener, which may have so many connections.
     ///
     /// # Errors
     /// The side has no certificate to show.
-    pub fn new(side: Arc<Side>, address: Address) -> Result<Arc<Self>, String> {
+    pub fn new(
+        side: Arc<Side>,
+        address: Address,
+        connections_max: usize,
+    ) -> Result<Arc<Self>, String> {
         if !side.has_certificate() {
             return Err("KeyFile and CertFile are not presented".to_owned());
         }
@@ -52,7 +56,7 @@ impl Acceptor {
                 false => address,
             },
             side,
-            gate: Arc::default(),
+            gate: Gate::new(Bounds::of(connections_max)),
         }))
     }
 

@@ -1,8 +1,7 @@
 //! How many handshakes may be under way at a listener, and whose.
 //!
 //! Handshakes cost memory and time before anybody has shown who they are, so a listener lets only so many be computed at once
-//! ([`ACTIVE_MAX`]), and one address only a share of them ([`ACTIVE_PER_SOURCE`]). Who comes above that waits: the addresses
-//! take turns, so that a flood from one does not hold up the others. When an address has too many waiting, its next
+//! ([`Bounds::active`]), and one address only a share of them. Who comes above that waits: the addresses take turns, so that a flood from one does not hold up the others. When an address has too many waiting, its next
 //! connections are closed at once; when the room is full, new connections stay in the kernel's backlog. Every wait ends with
 //! the deadline of the handshake, which begins when the connection is accepted. (GHSA-6vch-q96h-7gc3)
 //!
@@ -16,17 +15,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-/// Handshakes under way at once.
-pub const ACTIVE_MAX: usize = 512;
-/// Of one address.
-pub const ACTIVE_PER_SOURCE: usize = 128;
-/// Connections that have not finished their handshake, waiting ones included.
-pub const PRESENT_MAX: usize = 8192;
-/// Of one address.
-pub const PRESENT_PER_SOURCE: usize = 4096;
+/// How many, by listener and by address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Handshakes under way at once.
+    active: usize,
+    active_per_source: usize,
+    /// Connections that have not finished their handshake, waiting ones included. Each holds a file.
+    present: usize,
+    present_per_source: usize,
+}
 
-const _: () = assert!(ACTIVE_PER_SOURCE < ACTIVE_MAX && ACTIVE_MAX < PRESENT_PER_SOURCE);
-const _: () = assert!(PRESENT_PER_SOURCE < PRESENT_MAX);
+impl Bounds {
+    /// For a listener that may have so many connections: at most half of them may be unfinished, and a quarter those of one
+    /// address, so that there is room for others.
+    pub fn of(connections_max: usize) -> Self {
+        let present = (connections_max / 2).clamp(8, 8192);
+        let active = present.min(512);
+        Bounds {
+            active,
+            active_per_source: active / 4,
+            present,
+            present_per_source: present / 2,
+        }
+    }
+}
 
 /// Who shares a share: an IPv4 address, an IPv6 network of 64 bits (one household or machine has that many), or whoever
 /// comes through a Unix socket.
@@ -50,8 +63,9 @@ impl Source {
 }
 
 /// The gate of one listener.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gate {
+    bounds: Bounds,
     /// Held for a few steps of a map and a queue, never across an await.
     state: Mutex<State>,
     /// Told when somebody has left a full room.
@@ -90,11 +104,19 @@ pub struct Pass {
 }
 
 impl Gate {
+    pub fn new(bounds: Bounds) -> Arc<Self> {
+        Arc::new(Gate {
+            bounds,
+            state: Mutex::default(),
+            room: Notify::new(),
+        })
+    }
+
     /// Waits until one more may be accepted.
     pub async fn room(&self) {
         loop {
             let freed = self.room.notified();
-            if self.lock().present < PRESENT_MAX {
+            if self.lock().present < self.bounds.present {
                 return;
             }
             freed.await;
@@ -107,7 +129,7 @@ impl Gate {
         let mut state = self.lock();
         let share = state.sources.entry(source).or_default();
         // Nobody but us comes through a Unix socket, so there it is for the room alone to say.
-        if share.present >= PRESENT_PER_SOURCE && source != Source::Local {
+        if share.present >= self.bounds.present_per_source && source != Source::Local {
             return None;
         }
         share.present += 1;
@@ -137,7 +159,7 @@ impl Knock {
             let (sender, receiver) = oneshot::channel();
             let share = state.share(self.source);
             share.waiting.push_back(sender);
-            state.queue(self.source);
+            state.queue(self.source, &self.gate.bounds);
             state.call(&self.gate);
             receiver
         };
@@ -174,7 +196,7 @@ impl Drop for Pass {
         let mut state = gate.lock();
         state.active -= 1;
         state.share(self.source).active -= 1;
-        state.queue(self.source);
+        state.queue(self.source, &gate.bounds);
         state.call(&gate);
     }
 }
@@ -186,9 +208,9 @@ impl State {
     }
 
     /// Gives a source a turn if it can use one.
-    fn queue(&mut self, source: Source) {
+    fn queue(&mut self, source: Source, bounds: &Bounds) {
         let share = self.share(source);
-        let has_room = source == Source::Local || share.active < ACTIVE_PER_SOURCE;
+        let has_room = source == Source::Local || share.active < bounds.active_per_source;
         if !share.has_turn && !share.waiting.is_empty() && has_room {
             share.has_turn = true;
             self.turns.push_back(source);
@@ -197,7 +219,7 @@ impl State {
 
     /// Lets in whoever is next, as many as may be.
     fn call(&mut self, gate: &Arc<Gate>) {
-        while self.active < ACTIVE_MAX {
+        while self.active < gate.bounds.active {
             let Some(source) = self.turns.pop_front() else {
                 return;
             };
@@ -217,7 +239,7 @@ impl State {
                     Err(mut pass) => pass.gate = None,
                 }
             }
-            self.queue(source);
+            self.queue(source, &gate.bounds);
         }
     }
 }
@@ -226,6 +248,17 @@ impl State {
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
+
+    const BOUNDS: Bounds = Bounds {
+        active: 8,
+        active_per_source: 2,
+        present: 40,
+        present_per_source: 20,
+    };
+
+    fn gate() -> Arc<Gate> {
+        Gate::new(BOUNDS)
+    }
 
     fn address(last: u8) -> Option<IpAddr> {
         Some(IpAddr::from([192, 0, 2, last]))
@@ -243,8 +276,8 @@ mod tests {
 
     #[test]
     fn an_address_has_its_share_and_no_more() {
-        let gate = Arc::<Gate>::default();
-        let mut inside = fill(&gate, address(1), ACTIVE_PER_SOURCE);
+        let gate = gate();
+        let mut inside = fill(&gate, address(1), BOUNDS.active_per_source);
         let knock = gate.knock(address(1)).expect("may wait");
         let mut waits = Box::pin(knock.enter());
         assert!((&mut waits).now_or_never().is_none());
@@ -255,13 +288,13 @@ mod tests {
 
     #[test]
     fn addresses_take_turns_when_all_is_taken() {
-        let gate = Arc::<Gate>::default();
+        let gate = gate();
         let mut inside: Vec<_> = (1..=4)
-            .flat_map(|last| fill(&gate, address(last), ACTIVE_PER_SOURCE))
+            .flat_map(|last| fill(&gate, address(last), BOUNDS.active_per_source))
             .collect();
-        assert_eq!(gate.counts().1, ACTIVE_MAX);
+        assert_eq!(gate.counts().1, BOUNDS.active);
         let wait = |last| gate.knock(address(last)).expect("may wait");
-        let (flood, single): (Vec<_>, _) = ((0..50).map(|_| wait(9)).collect(), wait(10));
+        let (flood, single): (Vec<_>, _) = ((0..10).map(|_| wait(9)).collect(), wait(10));
         let mut floods: Vec<_> = flood.iter().map(|knock| Box::pin(knock.enter())).collect();
         for waits in &mut floods {
             assert!(waits.now_or_never().is_none());
@@ -281,8 +314,8 @@ mod tests {
 
     #[test]
     fn who_gives_up_leaves_nothing_behind() {
-        let gate = Arc::<Gate>::default();
-        let mut inside = fill(&gate, address(1), ACTIVE_PER_SOURCE);
+        let gate = gate();
+        let mut inside = fill(&gate, address(1), BOUNDS.active_per_source);
         let knocks: Vec<_> = (0..3)
             .map(|_| gate.knock(address(1)).expect("room"))
             .collect();
@@ -302,17 +335,30 @@ mod tests {
 
     #[test]
     fn an_address_with_too_many_is_refused_and_the_room_is_bounded() {
-        let gate = Arc::<Gate>::default();
+        let gate = gate();
         let knock = |last| gate.knock(address(last));
-        let mut present: Vec<_> = (0..PRESENT_PER_SOURCE).filter_map(|_| knock(1)).collect();
-        assert_eq!(present.len(), PRESENT_PER_SOURCE);
+        let mut present: Vec<_> = (0..BOUNDS.present_per_source)
+            .filter_map(|_| knock(1))
+            .collect();
+        assert_eq!(present.len(), BOUNDS.present_per_source);
         assert!(knock(1).is_none());
-        present.extend((0..PRESENT_PER_SOURCE).filter_map(|_| knock(2)));
+        present.extend((0..BOUNDS.present_per_source).filter_map(|_| knock(2)));
         assert!(gate.room().now_or_never().is_none());
         let mut room = Box::pin(gate.room());
         assert!((&mut room).now_or_never().is_none());
         present.pop();
         assert!(room.now_or_never().is_some());
+    }
+
+    #[test]
+    fn bounds_leave_room_for_others_on_any_machine() {
+        for connections_max in [1, 100, 874, 19_850, usize::MAX] {
+            let bounds = Bounds::of(connections_max);
+            assert!(0 < bounds.active_per_source && bounds.active_per_source < bounds.active);
+            assert!(bounds.active <= bounds.present && bounds.present_per_source < bounds.present);
+        }
+        assert_eq!(Bounds::of(874).present, 437);
+        assert_eq!(Bounds::of(19_850).active_per_source, 128);
     }
 
     #[test]

@@ -122,7 +122,7 @@ async fn listen(side: Arc<Side>) -> (Listener, SocketAddr) {
     let mut listener = Listener::bind(&url, SocketOptions::default())
         .await
         .expect("bound");
-    let acceptor = Acceptor::new(side, Address::Checked).expect("a certificate");
+    let acceptor = Acceptor::new(side, Address::Checked, 100).expect("a certificate");
     listener.secure(Security::Tls(acceptor));
     let address = listener.address().parse().expect("an address");
     (listener, address)
