@@ -121,6 +121,7 @@ impl Running {
         for listening in &mut listeners {
             listening.secure(&tls, files)?;
         }
+        ports.secure(&tls.members)?;
         let disk: Arc<dyn Disk> = if config.unsafe_no_fsync {
             tracing::warn!("--unsafe-no-fsync is set: a power cut loses acknowledged writes");
             Arc::new(OsDiskUnsynced)
@@ -128,7 +129,8 @@ impl Running {
             Arc::new(OsDisk)
         };
         let disk: Arc<dyn Disk> = Arc::new(MeteredDisk(disk));
-        let asker = Asker::new(Dialer::new(config));
+        let dialer = Dialer::new(config, tls.members.clone());
+        let asker = Asker::new(dialer.clone());
         let beginning = runtime.block_on(bootstrap::begin(config, &*disk, &asker))?;
         let booted = boot::start(disk.clone(), boot_params(config, &beginning))
             .map_err(|fault| fault.to_string())?;
@@ -142,7 +144,7 @@ impl Running {
             asker,
             (disk, booted),
             runtime,
-            (ports, listeners, tls),
+            ((ports, dialer), listeners, tls),
             files,
         )
         .map_err(|why| format!("cannot start a thread: {why}"))
@@ -154,7 +156,7 @@ impl Running {
         asker: Asker,
         (disk, booted): (Arc<dyn Disk>, Booted),
         runtime: tokio::runtime::Runtime,
-        (ports, listeners, tls): (peer::Ports, Vec<Listening>, Arc<tls::Sides>),
+        ((ports, dialer), listeners, tls): ((peer::Ports, Dialer), Vec<Listening>, Arc<tls::Sides>),
         files: u64,
     ) -> io::Result<Self> {
         let cores = std::thread::available_parallelism()
@@ -195,7 +197,7 @@ impl Running {
         let threads = Threads::start(core, inboxes, around)?;
         let _ = member.hooks.set(Box::new(Hooks(threads.defragmenter())));
         let peers = {
-            let options = peer::Options::new(config, beginning.remotes);
+            let options = peer::Options::new(config, dialer, beginning.remotes);
             let layout = Layout::new(&config.data_dir, config.wal_dir.clone());
             let snapshots = threads.snapshot_door(disk, layout);
             Peers::start(options, member.clone(), snapshots, ports)?

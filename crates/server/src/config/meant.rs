@@ -380,17 +380,13 @@ impl Config {
 
     /// Reasons not to start at all: options without which serving would be unsafe, and which are not available yet.
     pub fn refusals(&self) -> Vec<String> {
-        let mut lines: Vec<_> = table::rows()
+        table::rows()
             .filter(|row| self.raw.is_changed(row))
             .filter_map(|row| match row.status {
                 Status::Refused(why) => Some(format!("--{} cannot be honoured: {why}", row.name)),
                 _ => None,
             })
-            .collect();
-        for url in self.urls.listen_peer.iter().filter(|url| url.is_tls()) {
-            lines.push(format!("{url} cannot be served: {}", table::NO_PEER_TLS));
-        }
-        lines
+            .collect()
     }
 
     /// Reasons not to found a cluster with this configuration. To be called before a data directory is made, and only then:

@@ -13,8 +13,6 @@ mod serving;
 
 use super::value::Kind;
 
-pub(super) use security::NO_PEER_TLS;
-
 /// One option: `--name`, `ETCD_NAME` and a key of the configuration file.
 #[derive(Debug)]
 pub struct Row {

@@ -520,33 +520,27 @@ fn check_certificates(raw: &RawConfig, notes: &mut Vec<Note>, mistakes: &mut Vec
     }
     let has_files = !(raw.text("cert-file").is_empty() && raw.text("key-file").is_empty());
     let has_certificate = has_files || raw.flag("auto-tls");
-    let is_authenticated = raw.flag("client-cert-auth");
-    let demands = is_authenticated || !raw.text("trusted-ca-file").is_empty();
+    let demands = |side: &str| {
+        raw.flag(&format!("{side}client-cert-auth"))
+            || !raw.text(&format!("{side}trusted-ca-file")).is_empty()
+            || !raw.text(&format!("{side}ca-file")).is_empty()
+    };
     let clients = [
         raw.urls("listen-client-urls"),
         raw.urls("listen-client-http-urls"),
     ]
     .concat();
-    for url in &clients {
-        if url.is_tls() && !has_certificate {
-            mistakes.push(format!(
-                "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} with HTTPS scheme"
-            ));
-        }
-        let mut ignored = |is_given, text: &str| {
-            if is_given && !url.is_tls() {
-                notes.push(Note::new(Level::Warn, text).with("client-url", url.to_string()));
-            }
-        };
-        ignored(
-            has_certificate,
-            "scheme is http or unix while key and cert files are present; ignoring key and cert files",
-        );
-        ignored(
-            is_authenticated,
-            "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL",
-        );
+    for url in clients
+        .iter()
+        .filter(|url| url.is_tls() && !has_certificate)
+    {
+        mistakes.push(format!(
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} with HTTPS scheme"
+        ));
     }
+    note_unused(raw, "", "client-url", &clients, notes);
+    let members = raw.urls("listen-peer-urls");
+    note_unused(raw, "peer-", "peer-url", &members, notes);
     let metrics = raw.urls("listen-metrics-urls");
     if metrics.iter().any(Url::is_tls) && !has_certificate {
         mistakes.push(
@@ -554,13 +548,59 @@ fn check_certificates(raw: &RawConfig, notes: &mut Vec<Note>, mistakes: &mut Vec
                 .into(),
         );
     }
-    let rules = ["client-crl-file", "client-cert-allowed-hostname"];
-    for rule in rules
-        .into_iter()
-        .filter(|rule| raw.is_given(rule) && !demands)
-    {
-        let text = "clients are not asked for certificates, so nothing is checked; give --trusted-ca-file or --client-cert-auth";
-        notes.push(Note::new(Level::Warn, text).with("flag-name", rule));
+    for (rule, side) in [
+        ("client-crl-file", ""),
+        ("client-cert-allowed-hostname", ""),
+        ("peer-crl-file", "peer-"),
+        ("peer-cert-allowed-cn", "peer-"),
+        ("peer-cert-allowed-hostname", "peer-"),
+    ] {
+        if raw.is_given(rule) && !demands(side) {
+            let text = "nobody who connects is asked for a certificate, so none is checked; give a trusted CA file, or ask for authentication";
+            notes.push(Note::new(Level::Warn, text).with("flag-name", rule));
+        }
+    }
+    // etcd forgets the authority then. No generated certificate is signed by it, so no member would hear another.
+    if raw.flag("peer-auto-tls") && raw.text("peer-cert-file").is_empty() && demands("peer-") {
+        mistakes.push(
+            "--peer-auto-tls generates certificates that no authority has signed, so members cannot be asked for signed ones: leave out \
+             --peer-client-cert-auth and --peer-trusted-ca-file, or give --peer-cert-file and --peer-key-file"
+                .into(),
+        );
+    }
+}
+
+/// Tells what TLS options do not count for: URLs in clear. Source: upstream `server/embed/etcd.go`,
+/// `configurePeerListeners`, `configureClientListeners`.
+fn note_unused(
+    raw: &RawConfig,
+    side: &str,
+    field: &'static str,
+    urls: &[Url],
+    notes: &mut Vec<Note>,
+) {
+    let is_given = |name: &str| !raw.text(&format!("{side}{name}")).is_empty();
+    let has_certificate =
+        is_given("cert-file") || is_given("key-file") || raw.flag(&format!("{side}auto-tls"));
+    let is_authenticated = raw.flag(&format!("{side}client-cert-auth"));
+    let scheme = match side {
+        "" => "http or unix",
+        _ => "HTTP",
+    };
+    for url in urls.iter().filter(|url| !url.is_tls()) {
+        let mut tell = |text: String| {
+            notes.push(Note::new(Level::Warn, text).with(field, url.to_string()));
+        };
+        if has_certificate {
+            tell(format!(
+                "scheme is {scheme} while key and cert files are present; ignoring key and cert files"
+            ));
+        }
+        if is_authenticated {
+            tell(format!(
+                "scheme is {scheme} while --{side}client-cert-auth is enabled; ignoring client cert auth for this URL"
+            ));
+        }
     }
 }
 

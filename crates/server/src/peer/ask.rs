@@ -450,7 +450,9 @@ mod tests {
     }
 
     fn asker() -> Asker {
-        Asker::new(Dialer::new(&crate::config::Config::default()))
+        let config = crate::config::Config::default();
+        let (tls, _) = crate::tls::Sides::load(&config).expect("no files");
+        Asker::new(Dialer::new(&config, tls.members.clone()))
     }
 
     const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,12 +1,14 @@
 //! Connections to other members.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::{Config, Url};
+use crate::tls::{Connector, Side};
 
 /// What a connection can do, whatever it runs over.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -36,40 +38,43 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
 #[derive(Clone, Debug)]
 pub struct Dialer {
     timeout: Duration,
+    connector: Connector,
 }
 
 impl Dialer {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, side: Arc<Side>) -> Self {
         Dialer {
             timeout: config.raft.peer_dial_timeout(),
+            connector: Connector::new(side),
         }
     }
 
     /// Connects to where `url` says; names are looked up each time.
     ///
     /// # Errors
-    /// Nobody listens there, or it took too long.
+    /// Nobody listens there, it took too long, or its certificate is not good.
     pub async fn dial(&self, url: &Url) -> io::Result<Stream> {
-        if url.is_tls() {
-            let why = "TLS between members is not available yet";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
-        }
         let connect = async {
             match url.socket_path() {
                 Some(path) => {
                     let stream = UnixStream::connect(path).await?;
-                    Ok(Box::new(stream) as Stream)
+                    Ok::<Stream, io::Error>(Box::new(stream))
                 }
                 None => {
                     let stream = TcpStream::connect(url.host_port()).await?;
                     prepare(&stream)?;
-                    Ok(Box::new(stream) as Stream)
+                    Ok::<Stream, io::Error>(Box::new(stream))
                 }
             }
         };
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "dial: i/o timeout");
-        tokio::time::timeout(self.timeout, connect)
+        let stream = tokio::time::timeout(self.timeout, connect)
             .await
-            .map_err(late)?
+            .map_err(late)??;
+        // The handshake has a time of its own, as in etcd.
+        match url.is_tls() {
+            true => Ok(Box::new(self.connector.secure(url, stream).await?)),
+            false => Ok(stream),
+        }
     }
 }

@@ -51,7 +51,8 @@ use tokio::task::LocalSet;
 use crate::config::{Config, Url};
 use crate::member::Member;
 use crate::threads::snapshots::SnapshotDoor;
-use crate::transport::listen::{Listener, SocketOptions};
+use crate::tls::{Acceptor, Address, Side};
+use crate::transport::listen::{Listener, Security, SocketOptions};
 
 pub use body::Body;
 use client::Timeouts;
@@ -61,6 +62,8 @@ use running::{Context, Running};
 
 /// Members that have asked and are not known, at most. More are not answered until they are.
 const STRANGERS_MAX: usize = 16;
+/// What handshakes of a listener are bounded by: as if it had so many connections.
+const HANDSHAKES_MAX: usize = 256;
 /// How long the thread may take to end.
 const STOP: Duration = Duration::from_secs(2);
 
@@ -76,10 +79,10 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn new(config: &Config, known: Vec<ClusterMember>) -> Options {
+    pub fn new(config: &Config, dialer: Dialer, known: Vec<ClusterMember>) -> Options {
         Options {
             advertise: config.urls.advertise_peer.clone(),
-            dialer: Dialer::new(config),
+            dialer,
             timeouts: Timeouts {
                 read: config.raft.read_timeout,
                 write: config.raft.write_timeout,
@@ -114,6 +117,19 @@ impl Ports {
             listeners.push((listener, url.clone()));
         }
         Ok(Ports { runtime, listeners })
+    }
+
+    /// Asks for TLS where the URLs say so.
+    ///
+    /// # Errors
+    /// There is no certificate to serve with.
+    pub fn secure(&mut self, side: &Arc<Side>) -> Result<(), String> {
+        for (listener, url) in self.listeners.iter_mut().filter(|(_, url)| url.is_tls()) {
+            let acceptor = Acceptor::new(side.clone(), Address::Checked, HANDSHAKES_MAX)
+                .map_err(|why| format!("cannot listen on TLS for {}: {why}", url.host_port()))?;
+            listener.secure(Security::Tls(acceptor));
+        }
+        Ok(())
     }
 }
 

@@ -30,7 +30,7 @@ use super::stream_out::StreamBody;
 use super::timed::Timed;
 use super::{answers, dial, probe, report, snapshot_in};
 use crate::config::Url;
-use crate::transport::listen::{Listener, Stream};
+use crate::transport::listen::{Accepted, Listener};
 
 /// Connections that may be open on one listener: two streams, four posts and a probe of each of some dozens of members. One more is
 /// closed at once.
@@ -100,10 +100,10 @@ pub async fn accept_for_ever(
         snapshots: Cell::new(0),
     });
     loop {
-        match listener.accept().await.and_then(|new| new.into_stream()) {
-            Ok(stream) => {
+        match listener.accept().await {
+            Ok(accepted) => {
                 let port = port.clone();
-                tokio::task::spawn_local(async move { port.serve(stream).await });
+                tokio::task::spawn_local(async move { port.serve(accepted).await });
             }
             Err(why) => {
                 tracing::warn!(error = %why, "a connection of a peer was not accepted");
@@ -114,12 +114,16 @@ pub async fn accept_for_ever(
 }
 
 impl Port {
-    async fn serve(&self, stream: Stream) {
+    async fn serve(&self, accepted: Accepted) {
+        // Only who has come in counts below; how many may try has a bound of its own. What went wrong was told.
+        let Ok(Some((stream, _))) = Box::pin(accepted.open()).await else {
+            return;
+        };
         let mut open = held(&self.connections);
         if !open.add(1, CONNECTIONS_MAX) {
             return;
         }
-        if let Stream::Tcp(stream) = &stream
+        if let Some(stream) = stream.tcp()
             && dial::prepare(stream).is_err()
         {
             return;

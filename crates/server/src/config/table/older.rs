@@ -2,7 +2,6 @@
 
 use super::Row;
 use super::Status::{Ignored, NotYet, Refused, RefusedAtBootstrap, Removed, Works};
-use super::security::NO_PEER_TLS;
 use crate::config::value::Kind::{Any, Bool, Choice, Text, Uint};
 
 const NO_DISCOVERY: &str = "discovery is not available yet, and a member that started without it would found a cluster of its own";
@@ -35,7 +34,7 @@ pub(super) const ACCEPTED: &[Row] = &[
         "v2 proxy: milliseconds for a read, 0 for no limit."),
     Row::new("ca-file", Text, "", "2", Works,
         "Old name of --trusted-ca-file together with --client-cert-auth."),
-    Row::new("peer-ca-file", Text, "", "2", Refused(NO_PEER_TLS),
+    Row::new("peer-ca-file", Text, "", "2", Works,
         "Old name of --peer-trusted-ca-file together with --peer-client-cert-auth."),
     Row::new("debug", Bool, "false", "2", Works,
         "Same as --log-level=debug, if that is not given."),

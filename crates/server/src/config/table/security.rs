@@ -1,11 +1,8 @@
 //! Rows about TLS, origins, host names and authentication.
 
 use super::Row;
-use super::Status::{NotYet, Refused, Works};
+use super::Status::{NotYet, Works};
 use crate::config::value::Kind::{Bool, List, Origins, Strings, Text, Uint};
-
-pub(in crate::config) const NO_PEER_TLS: &str =
-    "TLS between members is not available yet, and the member would speak in clear";
 
 #[rustfmt::skip]
 pub(super) const SECURITY: &[Row] = &[
@@ -27,27 +24,27 @@ pub(super) const SECURITY: &[Row] = &[
         "Authorities that may sign certificates of clients.").yaml("client-transport-security.trusted-ca-file"),
     Row::new("auto-tls", Bool, "false", "2567", Works,
         "Serve clients with a generated certificate.").yaml("client-transport-security.auto-tls"),
-    Row::new("peer-cert-file", Text, "", "2567", Refused(NO_PEER_TLS),
+    Row::new("peer-cert-file", Text, "", "2567", Works,
         "Certificate for members.").yaml("peer-transport-security.cert-file"),
-    Row::new("peer-key-file", Text, "", "2567", Refused(NO_PEER_TLS),
+    Row::new("peer-key-file", Text, "", "2567", Works,
         "Key of that certificate.").yaml("peer-transport-security.key-file"),
-    Row::new("peer-client-cert-auth", Bool, "false", "2567", Refused(NO_PEER_TLS),
+    Row::new("peer-client-cert-auth", Bool, "false", "2567", Works,
         "Require and verify certificates of members.").yaml("peer-transport-security.client-cert-auth"),
-    Row::new("peer-client-cert-file", Text, "", "567", Refused(NO_PEER_TLS),
+    Row::new("peer-client-cert-file", Text, "", "567", Works,
         "Certificate to present to members, if not --peer-cert-file.").yaml("peer-transport-security.client-cert-file"),
-    Row::new("peer-client-key-file", Text, "", "567", Refused(NO_PEER_TLS),
+    Row::new("peer-client-key-file", Text, "", "567", Works,
         "Key of that certificate.").yaml("peer-transport-security.client-key-file"),
-    Row::new("peer-trusted-ca-file", Text, "", "2567", Refused(NO_PEER_TLS),
+    Row::new("peer-trusted-ca-file", Text, "", "2567", Works,
         "Authorities that may sign certificates of members.").yaml("peer-transport-security.trusted-ca-file"),
-    Row::new("peer-cert-allowed-cn", List, "", "567", Refused(NO_PEER_TLS),
+    Row::new("peer-cert-allowed-cn", List, "", "567", Works,
         "Common names, one of which a member's certificate must carry.").yaml("peer-transport-security.allowed-cn"),
-    Row::new("peer-cert-allowed-hostname", List, "", "567", Refused(NO_PEER_TLS),
+    Row::new("peer-cert-allowed-hostname", List, "", "567", Works,
         "Host names, one of which a member's certificate must carry.").yaml("peer-transport-security.allowed-hostname"),
-    Row::new("peer-auto-tls", Bool, "false", "2567", Refused(NO_PEER_TLS),
+    Row::new("peer-auto-tls", Bool, "false", "2567", Works,
         "Serve members with a generated certificate.").yaml("peer-transport-security.auto-tls"),
-    Row::new("peer-crl-file", Text, "", "567", Refused(NO_PEER_TLS),
+    Row::new("peer-crl-file", Text, "", "567", Works,
         "Revoked certificates of members.").yaml(""),
-    Row::new("peer-skip-client-san-verification", Bool, "false", "67", Refused(NO_PEER_TLS),
+    Row::new("peer-skip-client-san-verification", Bool, "false", "67", Works,
         "Do not compare the address of a member with its certificate.").yaml("peer-transport-security.skip-client-san-verification"),
     Row::new("self-signed-cert-validity", Uint, "1", "567", Works,
         "Years for which a generated certificate is valid."),

@@ -108,6 +108,6 @@ fn tls_in_a_file_is_found() {
     assert_eq!(tls.key_file, Some("k".into()));
     assert!(tls.client_cert_auth);
     let members = "peer-transport-security:\n  allowed-cn: [a, b]\n";
-    let exit = exit(&["--config-file=/c.yml"], &[], Some(members));
-    assert!(mistakes(&exit)[0].starts_with("--peer-cert-allowed-cn "));
+    let (config, _) = run_in(&["--config-file=/c.yml"], &[], Some(members));
+    assert_eq!(config.peer_tls.allowed_cns, ["a", "b"]);
 }

@@ -277,17 +277,7 @@ fn options_without_effect_are_told_and_unsafe_ones_refused() {
         run(&["--enable-v2=false", "--auto-tls=false", "--proxy=off"]).not_yet(),
         [""; 0]
     );
-    for flag in [
-        "--peer-auto-tls",
-        "--peer-client-cert-auth",
-        "--peer-trusted-ca-file=f",
-        "--peer-ca-file=f",
-        "--proxy=on",
-    ] {
-        assert_eq!(mistakes(&exit(&[flag], &[], None)).len(), 1, "{flag}");
-    }
-    let https = ["--listen-peer-urls=https://127.0.0.1:1"];
-    assert_eq!(mistakes(&exit(&https, &[], None)).len(), 1);
+    assert_eq!(mistakes(&exit(&["--proxy=on"], &[], None)).len(), 1);
     let (_, notes) = run_in(&["--snapshot", "--backend-batch-limit=5"], &[], None);
     assert!(has_note(
         &notes,
@@ -299,4 +289,49 @@ fn options_without_effect_are_told_and_unsafe_ones_refused() {
         "flag is no longer supported - ignoring",
         "backend-batch-limit"
     ));
+}
+
+#[test]
+fn certificates_belong_to_keys_and_to_urls() {
+    for (flags, mistake) in [
+        (
+            &["--key-file=k"][..],
+            "KeyFile and CertFile must both be present[key: k, cert: ]",
+        ),
+        (
+            &["--peer-cert-file=c"],
+            "KeyFile and CertFile must both be present[key: , cert: c]",
+        ),
+        (
+            &["--peer-client-key-file=k"],
+            "ClientKeyFile and ClientCertFile must both be present or both absent: key: k, cert: ]",
+        ),
+        (
+            &["--listen-metrics-urls=https://127.0.0.1:1"],
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url",
+        ),
+    ] {
+        assert_eq!(mistakes(&exit(flags, &[], None)), [mistake]);
+    }
+    let unsigned = ["--peer-auto-tls", "--peer-trusted-ca-file=f"];
+    let exit = exit(&unsigned, &[], None);
+    assert!(mistakes(&exit)[0].starts_with("--peer-auto-tls generates certificates"));
+
+    let (config, notes) = run_in(&["--ca-file=f", "--peer-ca-file=g"], &[], None);
+    for (tls, file) in [(config.client_tls, "f"), (config.peer_tls, "g")] {
+        assert!(tls.client_cert_auth && tls.trusted_ca_file == Some(file.into()));
+    }
+    let ignored = "scheme is HTTP while --peer-client-cert-auth is enabled; ignoring client cert auth for this URL";
+    assert!(!has_note(&notes, ignored, "http://localhost:2380"));
+    let (_, notes) = run_in(
+        &["--peer-client-cert-auth", "--client-crl-file=f"],
+        &[],
+        None,
+    );
+    assert!(has_note(&notes, ignored, "http://localhost:2380"));
+    let unchecked = notes
+        .iter()
+        .find(|note| note.message.contains("none is checked"));
+    let unchecked = unchecked.expect("told");
+    assert_eq!(unchecked.fields[0].1, "client-crl-file");
 }
