@@ -169,7 +169,8 @@ impl RaftCore {
         let Some(message) = message_in(message) else {
             return Ok(());
         };
-        if raft::raw_node::is_local_msg(message.get_msg_type()) || message.to != self.node.raft.id {
+        let is_for_another = message.to != self.node.raft.id && !planted!(ForeignMessageTaken);
+        if raft::raw_node::is_local_msg(message.get_msg_type()) || is_for_another {
             return Ok(());
         }
         let (raft, promised) = (&self.node.raft, message.commit);
@@ -332,7 +333,7 @@ impl RaftCore {
                 }
                 ProgressState::Probe | ProgressState::Replicate => {
                     // Who went away again is waited for no longer than others.
-                    if p.matched >= normal || !p.recent_active || planted!(SnapshotAfterSnapshot) {
+                    if p.matched >= normal || !p.recent_active {
                         recovering.remove(id);
                     }
                     p.matched
@@ -580,6 +581,9 @@ fn change_in(change: &raftpb::ConfChange) -> eraftpb::ConfChange {
     match change.r#type() {
         raftpb::ConfChangeType::ConfChangeAddNode => {
             translated.set_change_type(eraftpb::ConfChangeType::AddNode);
+        }
+        raftpb::ConfChangeType::ConfChangeRemoveNode if planted!(RemovedMemberCounts) => {
+            translated.node_id = 0;
         }
         raftpb::ConfChangeType::ConfChangeRemoveNode => {
             translated.set_change_type(eraftpb::ConfChangeType::RemoveNode);

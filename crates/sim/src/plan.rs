@@ -44,6 +44,8 @@ pub struct Network {
     pub loss: u64,
     /// Messages delivered twice, per thousand.
     pub duplicate: u64,
+    /// Messages that come to another member, per thousand.
+    pub misled: u64,
 }
 
 /// Which faults may happen.
@@ -191,6 +193,7 @@ impl Plan {
                 } else {
                     0
                 },
+                misled: 0,
             },
             faults,
             fault_gap_us: dice.between(500_000, 6_000_000),
@@ -229,6 +232,11 @@ impl Plan {
         plan.change_us = *dice.pick(&[0, 0, 5_000_000, 15_000_000]);
         plan.faults.wipe = on(dice, 250);
         plan.faults.clock_jump = on(dice, 150);
+        plan.network.misled = if on(dice, 250) {
+            dice.between(1, 20)
+        } else {
+            0
+        };
         plan.lean_to(options.theme);
         plan
     }

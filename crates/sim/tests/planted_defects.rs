@@ -76,7 +76,23 @@ mod hunt {
             Defect::SnapshotSkipsEvents => &["watch: reliable", "watch: atomic"],
             Defect::SnapshotForgetsLeases => &["lost lease", "does not come to rest"],
             Defect::WipedMemberVotes => &["has lost its disk and takes part"],
-            Defect::SnapshotAfterSnapshot => &["snapshot after snapshot"],
+            Defect::RemovedMemberCounts => {
+                &["no recovery", "does not come to rest", "was announced with"]
+            }
+            Defect::LaggingLearnerPromoted => &["was promoted when it had"],
+            Defect::UpdatePromotes => &["and raft has it otherwise"],
+            Defect::SnapshotForgetsCompaction => &[
+                "read below compaction",
+                "wrong answer",
+                "compaction:",
+                "differs from member",
+            ],
+            Defect::ForeignMessageTaken => &[
+                "stops without a cause",
+                "something committed was lost",
+                "another entry",
+                "both lead term",
+            ],
             Defect::SnapshotOverSnapshot => &["does not come to rest"],
             Defect::InstallLeftHalfDone => &["but the store has applied"],
             Defect::AuthNotRestored => &["members differ"],
@@ -90,9 +106,12 @@ mod hunt {
             Defect::SnapshotSkipsEvents
             | Defect::SnapshotForgetsLeases
             | Defect::InstallLeftHalfDone
-            | Defect::SnapshotAfterSnapshot
+            | Defect::SnapshotForgetsCompaction
             | Defect::SnapshotOverSnapshot => Theme::Snapshots,
-            Defect::WipedMemberVotes => Theme::Members,
+            Defect::WipedMemberVotes
+            | Defect::RemovedMemberCounts
+            | Defect::LaggingLearnerPromoted
+            | Defect::UpdatePromotes => Theme::Members,
             Defect::KeepAliveUnconfirmed
             | Defect::OldLeaderRevokesLeases
             | Defect::LeaseClocksRunOn => Theme::Leases,

@@ -151,6 +151,14 @@ impl Importer {
         let Some(table) = known.into_iter().find(|table| table.name() == bucket) else {
             return Ok(());
         };
+        let is_compaction = [
+            tables::meta::SCHEDULED_COMPACT_REV,
+            tables::meta::FINISHED_COMPACT_REV,
+        ]
+        .contains(&key);
+        if storage::planted!(SnapshotForgetsCompaction) && is_compaction {
+            return Ok(());
+        }
         if table == Table::Meta && key == tables::meta::CONSISTENT_INDEX {
             self.applied.0 = number(key, &value)?;
         } else if table == Table::Meta && key == tables::meta::TERM {

@@ -68,8 +68,16 @@ pub enum Defect {
     SnapshotForgetsLeases,
     /// A member that lost its disk votes with an empty log (etcd's panic in #20269 comes too late for that).
     WipedMemberVotes,
-    /// What a snapshot does not hold is cut before its receiver has it: it needs another, and so on (#5317).
-    SnapshotAfterSnapshot,
+    /// Raft goes on counting a member that was removed.
+    RemovedMemberCounts,
+    /// A learner is promoted however far behind it is (PR 15096).
+    LaggingLearnerPromoted,
+    /// New addresses make a voter of a learner (PR 21736).
+    UpdatePromotes,
+    /// A member that got a snapshot does not know of the compaction before it.
+    SnapshotForgetsCompaction,
+    /// A message is taken by whoever gets it (PR 17813).
+    ForeignMessageTaken,
     /// The end of a snapshot that was overtaken by another counts as the end of that one (#18055 is another trap of two in a row).
     SnapshotOverSnapshot,
     /// A start does not notice that the last life put a snapshot in place in the store, and not yet in the log.
@@ -82,7 +90,7 @@ pub enum Defect {
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Defect; 32] = {
+    pub const ALL: [Defect; 36] = {
         use Defect::*;
         [
             AnswerBeforeSync,
@@ -112,7 +120,11 @@ impl Defect {
             SnapshotSkipsEvents,
             SnapshotForgetsLeases,
             WipedMemberVotes,
-            SnapshotAfterSnapshot,
+            RemovedMemberCounts,
+            LaggingLearnerPromoted,
+            UpdatePromotes,
+            SnapshotForgetsCompaction,
+            ForeignMessageTaken,
             SnapshotOverSnapshot,
             InstallLeftHalfDone,
             AuthNotRestored,

@@ -13,6 +13,10 @@ pub struct History {
     pub watches: Vec<Watch>,
     /// All changes by revision, without gaps, beginning with revision 2.
     pub log: Vec<Revision>,
+    /// All lists of members, in the order of the log.
+    pub members: Vec<MemberList>,
+    /// When a change of members was answered, and the entry that made it.
+    pub member_changes: Vec<(u64, u64)>,
     /// How fast the fastest member's clock ran, in thousandths of true time. Leases may expire so much earlier.
     pub clock_rate_max: u64,
 }
@@ -26,6 +30,17 @@ pub struct Revision {
     pub seen_us: u64,
     /// Its changes, in order.
     pub changes: Vec<Change>,
+}
+
+/// The members from one entry of the log on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberList {
+    /// The first entry after which somebody had it.
+    pub index: u64,
+    /// When anybody could first have seen it.
+    pub seen_us: u64,
+    /// By ascending id.
+    pub members: Vec<pb::Member>,
 }
 
 /// One change of one key.
@@ -65,6 +80,7 @@ pub enum Request {
     LeaseRevoke { id: i64 },
     LeaseKeepAlive { id: i64 },
     LeaseTimeToLive { id: i64 },
+    Members,
 }
 
 /// What was answered.
@@ -92,6 +108,8 @@ pub enum Outcome {
     LeaseRevoked { revision: i64 },
     /// Renewed for so long; `None`: there is no such lease.
     LeaseAlive { ttl_s: Option<i64> },
+    /// The members, by ascending id.
+    Members(Vec<pb::Member>),
     /// Granted and remaining seconds; `None`: there is no such lease.
     LeaseTime { time: Option<(i64, i64)> },
 }

@@ -9,7 +9,8 @@
 //! 4. *content*: replayed in a model of its own, every call at its revision gives the answer that was seen;
 //! 5. compaction: refused exactly where it may or must be;
 //! 6. leases: never over early, never alive after their end, all keys go at once;
-//! 7. watches: ordered, unique, atomic, reliable, resumable, bookmarkable, with the right previous values.
+//! 7. watches: ordered, unique, atomic, reliable, resumable, bookmarkable, with the right previous values;
+//! 8. lists of members: as there were, none older than what was known.
 //!
 //! It never looks at the implementation. Start with [`check`]. The guarantees are those of etcd's documentation of its API
 //! ("KV API guarantees"), and the names of the watch rules are those of upstream `tests/robustness/validate`.
@@ -18,6 +19,7 @@ mod compaction;
 mod deletions;
 pub mod history;
 mod leases;
+mod members;
 pub mod model;
 mod real_time;
 mod replay;
@@ -75,6 +77,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     compaction::check(history, &floors, &replayed.model, &mut findings);
     leases::check(history, &replayed.ends, &mut findings);
     watch::check(history, &replayed.model, &mut findings);
+    members::check(history, &mut findings);
     findings.0
 }
 

@@ -205,6 +205,9 @@ impl World {
         if self.dice.workload.chance(leases) {
             return self.draw_lease_call();
         }
+        if self.plan.change_us > 0 && self.dice.workload.chance(40) {
+            return Request::Members;
+        }
         match self.dice.workload.below(100) {
             0..40 => Request::Put(self.draw_put()),
             40..52 => Request::Delete(self.draw_delete()),

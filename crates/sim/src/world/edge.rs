@@ -7,6 +7,8 @@ use proto::mvccpb::KeyValue;
 use replica::{Input, Reply, Request as Ask, Ticket};
 use state::{Applied, RangeResult, ReadError, ReadView, Response, validate};
 
+use state::membership::{Member, Membership};
+
 use super::{Event, World};
 use crate::checker::history::{Outcome, Request};
 
@@ -91,7 +93,7 @@ impl World {
         answer: Result<Reply, &'static RpcError>,
     ) {
         if self.life(member).asides.remove(&ticket) {
-            return self.aside_answered(member, answer);
+            return self.aside_answered(member, ticket, answer);
         }
         let Some(op) = self.life(member).tickets.remove(&ticket) else {
             self.fail(format!(
@@ -196,9 +198,10 @@ fn proposal(request: &Request) -> Option<Result<pb::InternalRaftRequest, &'stati
             proposal.lease_revoke = Some(pb::LeaseRevokeRequest { id: *id });
             Ok(())
         }
-        Request::Range(_) | Request::LeaseKeepAlive { .. } | Request::LeaseTimeToLive { .. } => {
-            return None;
-        }
+        Request::Range(_)
+        | Request::LeaseKeepAlive { .. }
+        | Request::LeaseTimeToLive { .. }
+        | Request::Members => return None,
     };
     Some(checked.map(|()| proposal))
 }
@@ -207,8 +210,21 @@ fn read(view: &ReadView, request: &Request) -> Result<Outcome, ReadError> {
     Ok(match request {
         Request::Range(range) => Outcome::Range(range_response(view.range(range)?)),
         Request::Txn(txn) => Outcome::Txn(view.txn(txn)?),
+        Request::Members => Outcome::Members(listed(view.members())),
         _ => Outcome::Failed,
     })
+}
+
+/// The members as a client is told of them.
+pub(super) fn listed(members: &Membership) -> Vec<pb::Member> {
+    let told = |member: Member| pb::Member {
+        id: member.id,
+        name: member.name,
+        peer_ur_ls: member.peer_urls.unwrap_or_default(),
+        client_ur_ls: member.client_urls,
+        is_learner: member.is_learner,
+    };
+    members.list().into_iter().map(told).collect()
 }
 
 /// The answer to a range as a client decodes it.

@@ -7,10 +7,12 @@ use prost::Message as _;
 use proto::mvccpb::KeyValue;
 use proto::raftpb;
 use replica::Status;
+use state::membership::Membership;
 use state::{Event, EventKind};
 use std::collections::BTreeMap;
 
-use crate::checker::history::{Change, Revision};
+use super::edge::listed;
+use crate::checker::history::{Change, MemberList, Revision};
 use crate::trace::hash_of;
 
 /// What is known of all members together.
@@ -23,6 +25,8 @@ pub(super) struct Ledger {
     /// Hash of the changes at each revision, from 2.
     changes: Vec<u64>,
     members: BTreeMap<usize, Progress>,
+    /// The members of the cluster from each entry on that changed them, and when that was first seen.
+    lists: BTreeMap<u64, (u64, Membership)>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -104,6 +108,58 @@ impl Ledger {
             ));
         }
         Ok(())
+    }
+
+    /// A member shows these members after having applied so many entries.
+    pub fn lists(
+        &mut self,
+        member: usize,
+        now_us: u64,
+        index: u64,
+        list: &Membership,
+    ) -> Result<(), String> {
+        let id = member + 1;
+        let learners = list.conf_state().learners;
+        let mut known = list.members.values();
+        if let Some(wrong) = known.find(|m| m.is_learner != learners.contains(&m.id)) {
+            return Err(format!(
+                "member {id} lists member {} as learner: {}, and raft has it otherwise",
+                wrong.id, wrong.is_learner
+            ));
+        }
+        if let Some((_, (_, before))) = self.lists.range(..=index).next_back()
+            && before == list
+        {
+            return Ok(());
+        }
+        if let Some((_, there)) = self.lists.get(&index) {
+            return Err(format!(
+                "after entry {index} member {id} lists {list:?}, another one {there:?}"
+            ));
+        }
+        // Another member may have seen it first, after more entries.
+        let mut seen_us = now_us;
+        let later = self
+            .lists
+            .range(index..)
+            .next()
+            .map(|(at, list)| (*at, list.clone()));
+        if let Some((at, (seen, _))) = later.filter(|(_, (_, later))| later == list) {
+            self.lists.remove(&at);
+            seen_us = seen_us.min(seen);
+        }
+        self.lists.insert(index, (seen_us, list.clone()));
+        Ok(())
+    }
+
+    /// All lists of members in the order of the log.
+    pub fn member_lists(&self) -> Vec<MemberList> {
+        let told = |(index, (seen_us, list)): (&u64, &(u64, Membership))| MemberList {
+            index: *index,
+            seen_us: *seen_us,
+            members: listed(list),
+        };
+        self.lists.iter().map(told).collect()
     }
 
     /// A member's state has been replaced by one that includes everything up to this entry.

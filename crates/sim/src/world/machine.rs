@@ -624,8 +624,12 @@ impl World {
             self.fail(why);
             return;
         }
-        self.note(member, "applied", index, revision as u64);
         let published = output.published;
+        let list = published.view.members();
+        if let Err(why) = self.ledger.lists(member, self.now_us, index, list) {
+            return self.fail(why);
+        }
+        self.note(member, "applied", index, revision as u64);
         self.hub_input(
             member,
             watch::Input::Published {
@@ -759,6 +763,10 @@ impl World {
         self.snapshots.installed += 1;
         self.note(member, "installed", index, revision as u64);
         if let Err(why) = self.ledger.installed(member, index, revision) {
+            return self.fail(why);
+        }
+        let list = published.view.members();
+        if let Err(why) = self.ledger.lists(member, self.now_us, index, list) {
             return self.fail(why);
         }
         self.hub_input(

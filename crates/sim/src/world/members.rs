@@ -62,6 +62,12 @@ impl World {
         life.ticket_last += 1;
         let ticket = Ticket(life.ticket_last);
         life.asides.insert(ticket);
+        let committed = life.status.committed;
+        let is_promotion = change.r#type() == ConfChangeType::ConfChangeAddNode;
+        if is_promotion {
+            let key = (leader, self.machines[leader].lives, ticket);
+            self.promotions.insert(key, (change.node_id(), committed));
+        }
         let (id, kind) = (change.node_id(), change.r#type.unwrap_or_default() as u64);
         self.changes_asked.retain(|id, is_removal| {
             let is_learner = |member: &Member| member.is_learner;
@@ -195,11 +201,14 @@ impl World {
                 self.buy_machine(),
                 false,
             ),
-            7 => (
-                ConfChangeType::ConfChangeUpdateNode,
-                *dice.pick(&voters),
-                false,
-            ),
+            7 => {
+                let all: Vec<u64> = known.members.keys().copied().collect();
+                (
+                    ConfChangeType::ConfChangeUpdateNode,
+                    *dice.pick(&all),
+                    false,
+                )
+            }
             _ if voters.len() > VOTERS_MIN && !dispensable.is_empty() => (
                 ConfChangeType::ConfChangeRemoveNode,
                 *dice.pick(&dispensable),
@@ -244,18 +253,41 @@ impl World {
     pub(super) fn aside_answered(
         &mut self,
         member: usize,
+        ticket: Ticket,
         answer: Result<Reply, &'static proto::error::RpcError>,
     ) {
+        let ticket = (member, self.machines[member].lives, ticket);
         self.note(member, "answered aside", u64::from(answer.is_ok()), 0);
         match answer {
             Ok(Reply::LeaderMoved) => self.links.count("transfer"),
             Ok(Reply::Applied(applied)) => {
+                let promoted = self.promotions.remove(&ticket);
                 if let Ok(Response::Members(_)) = applied.outcome {
+                    self.history
+                        .member_changes
+                        .push((self.now_us, applied.index));
+                    if let Some((learner, asked)) = promoted {
+                        self.check_promoted(learner, asked);
+                    }
                     self.links.count("change of members");
                     self.start_members();
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A learner that was promoted has most of what the leader had committed when it was asked.
+    fn check_promoted(&mut self, learner: u64, asked: u64) {
+        let machine = &self.machines[learner as usize - 1];
+        let Some(life) = machine.life.as_ref().filter(|_| !machine.is_impaired()) else {
+            return;
+        };
+        let committed = life.status.committed;
+        if committed < asked / 2 {
+            self.fail(format!(
+                "member {learner} was promoted when it had {committed} of {asked} entries"
+            ));
         }
     }
 

@@ -33,6 +33,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use prost::Message as _;
 use proto::raftpb;
+use replica::Ticket;
 use storage::disk::MemDisk;
 
 use crate::checker::history::{History, Outcome};
@@ -165,6 +166,8 @@ pub struct World {
     snapshots: Streams,
     /// Members whose removal (true) or promotion (false) was asked for and may still happen.
     changes_asked: BTreeMap<u64, bool>,
+    /// By member, life and ticket: promotions that were asked for, the learner and what the leader had committed.
+    promotions: BTreeMap<(usize, u64, Ticket), (u64, u64)>,
     ledger: Ledger,
     history: History,
     trace: Trace,
@@ -207,6 +210,7 @@ pub fn run(options: &Options) -> Run {
         world.liveness_phase();
     }
     let mut history = world.history;
+    history.members = world.ledger.member_lists();
     history.log = world.ledger.into_log();
     history.clock_rate_max = match world.plan.faults {
         faults if faults.clock_jump => u64::MAX,
@@ -262,6 +266,7 @@ impl World {
             watching: Watching::new(plan.watchers),
             snapshots: Streams::default(),
             changes_asked: BTreeMap::new(),
+            promotions: BTreeMap::new(),
             ledger: Ledger::default(),
             history: History::default(),
             trace: Trace::default(),
@@ -400,6 +405,12 @@ impl World {
             self.schedule(delay, Event::Deliver(to, bytes.clone()));
         }
         let delay = self.dice.network.delay(least, typical);
+        let misled = self.is_safety_phase && self.dice.network.chance(self.plan.network.misled);
+        let to = match misled {
+            // An address that belongs to another member by now.
+            true => self.dice.network.below(self.machines.len() as u64) as usize,
+            false => to,
+        };
         self.schedule(delay, Event::Deliver(to, bytes));
     }
 }

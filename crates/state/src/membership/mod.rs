@@ -256,6 +256,9 @@ impl Membership {
                     .expect("a member to update has been found");
                 // Only the peer URLs: whoever is a learner stays one.
                 member.peer_urls = context.member.peer_urls;
+                if storage::planted!(UpdatePromotes) {
+                    member.is_learner = false;
+                }
                 Changed::Updated(member.clone())
             }
             ConfChangeType::ConfChangeAddLearnerNode if !context.is_promote => {
