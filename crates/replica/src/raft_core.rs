@@ -91,7 +91,13 @@ pub(crate) struct RaftCore {
     timeout_drawn: usize,
     /// Followers that were sent a snapshot and have not caught up since.
     recovering: BTreeSet<u64>,
+    /// Questions for the read index, of this leader and of followers, that came before it had committed in its term. The library drops
+    /// them, and who asked would ask again after half a second; etcd keeps them too.
+    early_reads: Vec<eraftpb::Message>,
 }
+
+/// Questions that are kept; more are dropped, and asked again.
+const EARLY_READS_MAX: usize = 1_024;
 
 impl RaftCore {
     pub fn new(config: &CoreConfig, log: RaftLog) -> Result<Self, raft::Error> {
@@ -121,6 +127,7 @@ impl RaftCore {
             drawn_for: None,
             timeout_drawn: 0,
             recovering: BTreeSet::new(),
+            early_reads: Vec::new(),
         };
         let (index, term) = config.applied;
         core.node.mut_store().set_applied(index, term);
@@ -158,7 +165,40 @@ impl RaftCore {
     }
 
     pub fn read_index(&mut self, context: Vec<u8>) {
-        self.node.read_index(context);
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(eraftpb::MessageType::MsgReadIndex);
+        message.entries = vec![eraftpb::Entry {
+            data: context.into(),
+            ..Default::default()
+        }]
+        .into();
+        self.step(message);
+    }
+
+    /// Refused messages (unknown sender, stale term) are part of the protocol; there is nobody to tell.
+    fn step(&mut self, message: eraftpb::Message) {
+        let raft = &self.node.raft;
+        let is_read = message.get_msg_type() == eraftpb::MessageType::MsgReadIndex;
+        if is_read && raft.state == StateRole::Leader && !raft.commit_to_current_term() {
+            if self.early_reads.len() < EARLY_READS_MAX {
+                self.early_reads.push(message);
+            }
+            return;
+        }
+        let _ = self.node.raft.step(message);
+    }
+
+    /// Asks what could not be asked before, or forgets it with the leadership.
+    fn ask_early_reads(&mut self) {
+        let raft = &self.node.raft;
+        let is_leader = raft.state == StateRole::Leader;
+        if !self.early_reads.is_empty() && (!is_leader || raft.commit_to_current_term()) {
+            for message in std::mem::take(&mut self.early_reads) {
+                if is_leader {
+                    self.step(message);
+                }
+            }
+        }
     }
 
     /// Takes a message of a peer. Messages that only a member may tell itself are dropped, as are those for another member.
@@ -169,6 +209,14 @@ impl RaftCore {
         let Some(message) = message_in(message) else {
             return Ok(());
         };
+        // The library takes these for granted, and panics.
+        let needs_entries = matches!(
+            message.get_msg_type(),
+            eraftpb::MessageType::MsgPropose | eraftpb::MessageType::MsgReadIndex
+        );
+        if needs_entries && message.entries.is_empty() {
+            return Ok(());
+        }
         let is_for_another = message.to != self.node.raft.id && !planted!(ForeignMessageTaken);
         if raft::raw_node::is_local_msg(message.get_msg_type()) || is_for_another {
             return Ok(());
@@ -179,8 +227,11 @@ impl RaftCore {
         if is_heartbeat && message.term >= raft.term && promised > last {
             return Err(LogLost { promised, last });
         }
-        // Refused messages (unknown sender, stale term) are part of the protocol; there is nobody to tell.
-        let _ = self.node.step(message);
+        if message.get_msg_type() == eraftpb::MessageType::MsgReadIndex {
+            self.step(message);
+        } else {
+            let _ = self.node.step(message);
+        }
         self.redraw_timeout();
         Ok(())
     }
@@ -220,6 +271,7 @@ impl RaftCore {
 
     /// The next bundle of work, or `None` when there is none.
     pub fn ready(&mut self) -> Option<Ready> {
+        self.ask_early_reads();
         if !self.node.has_ready() {
             return None;
         }
@@ -633,6 +685,48 @@ mod tests {
             2,
             "the empty entry of the term and the proposal"
         );
+    }
+
+    #[test]
+    fn a_question_before_the_first_commit_of_a_term_is_answered_after_it() {
+        let mut core = core(1);
+        core.campaign();
+        let elected = core.ready().expect("an election to persist");
+        core.read_index(b"question".to_vec());
+        assert!(core.ready().is_none_or(|ready| ready.reads.is_empty()));
+        core.persisted(elected.number);
+        let mut answered = Vec::new();
+        while let Some(ready) = core.ready() {
+            core.persisted(ready.number);
+            answered.extend(ready.reads);
+            ready
+                .committed
+                .iter()
+                .for_each(|entry| core.applied(entry.index(), entry.term()));
+        }
+        assert_eq!(answered, [(Bytes::from_static(b"question"), 1)]);
+    }
+
+    #[test]
+    fn an_empty_proposal_or_question_of_a_peer_is_dropped() {
+        let mut core = core(1);
+        core.campaign();
+        while let Some(ready) = core.ready() {
+            core.persisted(ready.number);
+        }
+        for kind in [
+            raftpb::MessageType::MsgProp,
+            raftpb::MessageType::MsgReadIndex,
+        ] {
+            let message = raftpb::Message {
+                r#type: Some(kind as i32),
+                from: Some(2),
+                to: Some(1),
+                ..Default::default()
+            };
+            assert_eq!(core.receive(&message), Ok(()));
+        }
+        assert!(core.ready().is_none());
     }
 
     #[test]

@@ -43,6 +43,12 @@ struct Cluster {
     nodes: BTreeMap<u64, Node>,
     now: Now,
     tickets: u64,
+    /// Snapshots that are on their way for as long as this is there, with their senders.
+    held: Option<Vec<(u64, Outgoing)>>,
+    snapshots_sent: u32,
+    /// Hears nothing.
+    deaf: Option<u64>,
+    asked_past: Vec<u64>,
 }
 
 fn params(me: u64, size: u64, wall_ms: u64) -> Params {
@@ -95,10 +101,14 @@ fn params(me: u64, size: u64, wall_ms: u64) -> Params {
 }
 
 fn open(disk: &MemDisk, me: u64, size: u64, wall_ms: u64) -> Node {
+    open_with(disk, params(me, size, wall_ms))
+}
+
+fn open_with(disk: &MemDisk, params: Params) -> Node {
     disk.create_dir_all("data/wal".as_ref()).expect("directory");
     disk.create_dir_all("data/store".as_ref())
         .expect("directory");
-    let booted = boot::start(Arc::new(disk.clone()), params(me, size, wall_ms)).expect("starts");
+    let booted = boot::start(Arc::new(disk.clone()), params).expect("starts");
     let Booted {
         replica,
         log,
@@ -150,6 +160,10 @@ impl Cluster {
             nodes,
             now: Now::default(),
             tickets: 0,
+            held: None,
+            snapshots_sent: 0,
+            deaf: None,
+            asked_past: Vec::new(),
         }
     }
 
@@ -240,19 +254,29 @@ impl Cluster {
             Effect::Status(_) => {}
             Effect::SendSnapshot(to, message) => {
                 let mut outgoing = Outgoing::new(node.view.clone(), *message);
-                let is_sent = self.receive_snapshot(to.0, &mut outgoing);
-                let node = self.nodes.get_mut(&id).expect("a member");
-                node.inbox.push_back(Input::SnapshotSent { to, is_sent });
+                self.snapshots_sent += 1;
+                match &mut self.held {
+                    Some(held) => held.push((id, outgoing)),
+                    None => self.deliver_snapshot(id, to.0, &mut outgoing),
+                }
             }
             Effect::InstallSnapshot => node.install(),
             Effect::DropSnapshot => {
                 let received = node.received.take().expect("dropped once");
                 received.discard().expect("the disk works");
             }
-            Effect::MembersChanged | Effect::AskPast => {}
+            Effect::MembersChanged => {}
+            Effect::AskPast => self.asked_past.push(id),
             Effect::Removed => node.is_removed = true,
             Effect::Stop(fault) => panic!("member {id} stopped: {fault}"),
         }
+    }
+
+    fn deliver_snapshot(&mut self, from: u64, to: u64, outgoing: &mut Outgoing) {
+        let is_sent = self.receive_snapshot(to, outgoing);
+        let to = MemberId(to);
+        let node = self.nodes.get_mut(&from).expect("a member");
+        node.inbox.push_back(Input::SnapshotSent { to, is_sent });
     }
 
     /// All rows at once; false if there is nobody to take them.
@@ -291,6 +315,9 @@ impl Cluster {
     /// Delivers at once, through the encoding, as it would travel.
     fn send(&mut self, message: raftpb::Message) {
         let decoded = raftpb::Message::decode(message.encode_to_vec().as_slice()).expect("decodes");
+        if self.deaf == Some(decoded.to()) {
+            return;
+        }
         if let Some(node) = self.nodes.get_mut(&decoded.to()) {
             node.inbox.push_back(Input::Peer(Box::new(decoded)));
         }
@@ -849,6 +876,145 @@ fn a_member_that_comes_back_with_an_empty_disk_is_told_what_to_do() {
         .nodes
         .insert(wiped, open(&MemDisk::new(), wiped, 3, 2));
     cluster.tick(20);
+}
+
+/// Two members of three with some history, and the third, which is started when they have it and knows nothing.
+fn with_a_late_one() -> (Cluster, u64) {
+    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
+    let mut cluster = Cluster::new(&disks, 1);
+    cluster.nodes.remove(&3);
+    let leader = cluster.elect();
+    cluster.tick(3);
+    cluster.put(leader, "a", "1", 0);
+    let params = Params {
+        past: Past::Unknown,
+        ..params(3, 3, 2)
+    };
+    cluster.nodes.insert(3, open_with(&MemDisk::new(), params));
+    (cluster, leader)
+}
+
+#[test]
+fn a_member_with_an_empty_log_asks_before_it_answers_anybody_with_a_past() {
+    let (mut cluster, leader) = with_a_late_one();
+    cluster.tick(30);
+    let here = cluster.nodes[&3].replica.status();
+    assert_eq!((here.leader, here.committed), (0, 3), "it has heard nobody");
+    assert!(cluster.asked_past.contains(&3));
+    assert!(
+        cluster.asked_past.len() <= 4,
+        "once a second: {:?}",
+        cluster.asked_past
+    );
+    // Too few have answered; then enough, and it is new.
+    for past in [Past::Unknown, Past::Nothing] {
+        let node = cluster.nodes.get_mut(&3).expect("a member");
+        node.inbox.push_back(Input::Past(past));
+        cluster.tick(20);
+        let knows = cluster.get(3, "a").is_some();
+        assert_eq!(knows, past == Past::Nothing);
+    }
+    assert_eq!(cluster.leader(), Some(leader));
+}
+
+#[test]
+#[should_panic(expected = "the cluster knows this member (3) as one that has started before")]
+fn a_member_that_has_lost_its_disk_stops_when_it_hears_of_its_past() {
+    let (mut cluster, _) = with_a_late_one();
+    let node = cluster.nodes.get_mut(&3).expect("a member");
+    node.inbox.push_back(Input::Past(Past::Started));
+    cluster.tick(1);
+}
+
+#[test]
+fn a_member_that_has_lost_its_disk_does_not_start_if_it_is_known_before() {
+    let disk = MemDisk::new();
+    let params = Params {
+        past: Past::Started,
+        ..params(3, 3, 2)
+    };
+    let Err(refused) = boot::start(Arc::new(disk.clone()), params) else {
+        panic!("it has a past")
+    };
+    assert!(refused.message().contains("member remove"), "{refused}");
+    assert!(!disk.exists("data/member".as_ref()).expect("works"));
+}
+
+/// etcd #5317: a follower that takes longer for a snapshot than the log is kept for needs the next one when it has it, and so on.
+#[test]
+fn what_is_written_while_a_snapshot_travels_needs_no_second_one() {
+    let (mut cluster, disks, leader) = with_one_behind();
+    cluster.held = Some(Vec::new());
+    cluster.nodes.insert(3, open(&disks[2], 3, 3, 2));
+    cluster.tick(5);
+    assert_eq!(cluster.snapshots_sent, 1);
+    let write = |cluster: &mut Cluster, count: u64| {
+        for n in 0..count {
+            cluster.put(leader, &format!("k{n}"), &"w".repeat(300), 0);
+            cluster.tick(1);
+        }
+    };
+    // More than the log is kept for (4 KiB), over several checkpoints.
+    write(&mut cluster, 40);
+    let (from, mut outgoing) = cluster.held.take().expect("held").remove(0);
+    cluster.deliver_snapshot(from, 3, &mut outgoing);
+    cluster.settle();
+    // It has the snapshot, and not yet what comes behind it.
+    cluster.deaf = Some(3);
+    write(&mut cluster, 8);
+    cluster.deaf = None;
+    cluster.tick(20);
+    let (there, here) = (&cluster.nodes[&leader].view, &cluster.nodes[&3].view);
+    assert_eq!(here.applied(), there.applied());
+    assert_eq!(cluster.snapshots_sent, 1, "it needed another one");
+}
+
+/// Proposals that raft would drop while the leadership is handed over go to whoever has it then.
+#[test]
+fn a_write_during_a_transfer_waits_for_the_new_leader() {
+    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
+    let mut cluster = Cluster::new(&disks, 1);
+    let leader = cluster.elect();
+    cluster.tick(3);
+    let target = leader % 3 + 1;
+    // The answer of the target is still to come when the write arrives.
+    cluster.deaf = Some(target);
+    cluster.put(leader, "a", "1", 0);
+    let node = cluster.nodes.get_mut(&leader).expect("a member");
+    let moved = Request::MoveLeader {
+        target: MemberId(target),
+    };
+    node.inbox.push_back(Input::Client(Ticket(900), moved));
+    let id = node.ids.next();
+    let request = pb::InternalRaftRequest {
+        header: Some(pb::RequestHeader {
+            id,
+            ..Default::default()
+        }),
+        put: Some(pb::PutRequest {
+            key: "b".into(),
+            value: "2".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let data = request.encode_to_vec();
+    node.inbox
+        .push_back(Input::Client(Ticket(901), Request::Propose { id, data }));
+    cluster.settle();
+    assert_eq!(cluster.get(leader, "b"), None, "raft takes none now");
+    cluster.deaf = None;
+    cluster.tick(3);
+    let answers = &mut cluster.nodes.get_mut(&leader).expect("a member").answers;
+    assert!(matches!(
+        answers.remove(&Ticket(900)),
+        Some(Ok(Reply::LeaderMoved))
+    ));
+    assert!(matches!(
+        answers.remove(&Ticket(901)),
+        Some(Ok(Reply::Applied(_)))
+    ));
+    assert_eq!(cluster.get(target, "b").as_deref(), Some("2"));
 }
 
 /// Under load the apply worker takes the jobs that wait as one batch. A job that was never counted as done would leave the member

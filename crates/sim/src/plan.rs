@@ -256,6 +256,9 @@ impl Plan {
                 self.faults.crash = true;
                 self.faults.wipe = false;
                 self.faults.bit_rot = false;
+                // Long on their way, while leaders change.
+                self.snapshot_bytes = self.snapshot_bytes.min(1_000);
+                self.transfer_us = 4_000_000;
                 3
             }
             Theme::Members => {
@@ -265,11 +268,19 @@ impl Plan {
                 3
             }
             Theme::Leases => {
-                self.leases = 400;
+                self.leases = 500;
                 self.transfer_us = 4_000_000;
-                self.faults.pause = true;
-                self.faults.partition = true;
-                self.faults.clock_jump = false;
+                // Leaders that do not know that they are none any more, and clients that still ask them.
+                self.faults = Faults {
+                    pause: true,
+                    partition: true,
+                    drift: self.faults.drift,
+                    ..Faults::default()
+                };
+                self.fault_gap_us = 1_500_000;
+                self.think_us = 100_000;
+                self.clients = 6;
+                self.moves = 500;
                 3
             }
         };

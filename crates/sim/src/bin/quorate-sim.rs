@@ -7,10 +7,13 @@
     reason = "the edge draws fresh seeds from the time and starts itself again to compare hashes"
 )]
 
+use std::collections::BTreeMap;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
 use sim::plan::{Options, Theme};
 use sim::world::{self, Run};
 
@@ -47,21 +50,39 @@ struct Args {
 }
 
 /// Seeds that found a bug once. They stay.
-const REGRESSIONS: [u64; 10] = [101, 125, 135, 166, 174, 214, 221, 242, 254, 257];
-/// Seeds of every CI run, and fresh ones.
-const CI_KNOWN: u64 = 300;
-const CI_FRESH: u64 = 300;
+const REGRESSIONS: [(Theme, u64); 15] = [
+    (Theme::Any, 101),
+    (Theme::Any, 125),
+    (Theme::Any, 135),
+    (Theme::Any, 166),
+    (Theme::Any, 174),
+    (Theme::Any, 214),
+    (Theme::Any, 221),
+    (Theme::Any, 242),
+    (Theme::Any, 254),
+    (Theme::Any, 257),
+    (Theme::Any, 58),
+    (Theme::Any, 153),
+    (Theme::Any, 204),
+    (Theme::Members, 116),
+    (Theme::Snapshots, 49),
+];
+/// Seeds of every CI run, and as many fresh ones: with the regressions, ten days of simulated time.
+const CI_SEEDS: [(Theme, u64); 4] = [
+    (Theme::Any, 1_250),
+    (Theme::Members, 400),
+    (Theme::Snapshots, 300),
+    (Theme::Leases, 150),
+];
+/// What a CI run simulates at least, in seconds.
+const CI_SIMULATED_S: u64 = 10 * 24 * 3600;
 /// Seeds that are run twice, and in another process.
 const CI_TWICE: u64 = 20;
 const CI_OTHER_PROCESS: u64 = 3;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let result = if args.ci {
-        ci(&args)
-    } else {
-        some(&args, args.seed, args.seeds, &mut Totals::default())
-    };
+    let result = if args.ci { ci(&args) } else { some(&args) };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -77,11 +98,19 @@ struct Totals {
     simulated_us: u64,
     /// The worlds of three members alone: simulated, and in truth.
     of_three: (u64, Duration),
+    /// How often what happened.
+    faults: BTreeMap<&'static str, u64>,
+    /// Snapshots that became a state.
+    installed: u64,
 }
 
 impl Totals {
     fn add(&mut self, run: &Run, took: Duration) {
         self.simulated_us += run.simulated_us;
+        self.installed += run.snapshots.1;
+        for (kind, count) in &run.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
         if run.members == 3 {
             self.of_three.0 += run.simulated_us;
             self.of_three.1 += took;
@@ -90,17 +119,20 @@ impl Totals {
 }
 
 fn ci(args: &Args) -> Result<(), String> {
-    let mut totals = Totals::default();
-    for seed in REGRESSIONS {
-        some(args, seed, 1, &mut totals)?;
-    }
-    some(args, 1, CI_KNOWN, &mut totals)?;
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let fresh = now * 1_000;
+    let fresh = now * 10_000;
     println!("fresh seeds from {fresh}");
-    some(args, fresh, CI_FRESH, &mut totals)?;
+    let mut worlds = REGRESSIONS.to_vec();
+    for first in [1, fresh] {
+        for (theme, count) in CI_SEEDS {
+            worlds.extend((first..first + count).map(|seed| (theme, seed)));
+        }
+    }
+    let began = Instant::now();
+    let totals = all(args, &worlds)?;
+    let took = began.elapsed();
     for seed in 1..=CI_TWICE {
         let (first, second) = (run(args, seed).trace_hash, run(args, seed).trace_hash);
         if first != second {
@@ -120,15 +152,55 @@ fn ci(args: &Args) -> Result<(), String> {
             ));
         }
     }
-    let seeds = REGRESSIONS.len() as u64 + CI_KNOWN + CI_FRESH;
+    let seconds = totals.simulated_us / 1_000_000;
+    if seconds < CI_SIMULATED_S {
+        return Err(format!(
+            "only {seconds} of {CI_SIMULATED_S} seconds were simulated; there must be more seeds"
+        ));
+    }
+    let faults: Vec<String> = totals
+        .faults
+        .iter()
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
     println!(
-        "{seeds} seeds, {:.1} simulated hours; three members with faults: {:.0} simulated seconds per second; {CI_TWICE} seeds twice \
-         with the same trace, {CI_OTHER_PROCESS} in another process",
-        totals.simulated_us as f64 / 3.6e9,
+        "{} worlds, {:.1} simulated days in {:.0} s; three members with faults: {:.0} simulated seconds per second and core; {CI_TWICE} \
+         seeds twice with the same trace, {CI_OTHER_PROCESS} in another process\n{} snapshots installed; {}",
+        worlds.len(),
+        seconds as f64 / 86_400.0,
+        took.as_secs_f64(),
         totals.of_three.0 as f64 / 1e6 / totals.of_three.1.as_secs_f64(),
+        totals.installed,
+        faults.join(", ")
     );
-    println!("{seeds} passed, 0 failed");
+    println!("{} passed, 0 failed", worlds.len());
     Ok(())
+}
+
+/// Runs all worlds, on as many threads as there are cores, until one fails.
+fn all(args: &Args, worlds: &[(Theme, u64)]) -> Result<Totals, String> {
+    let next = AtomicUsize::new(0);
+    let state: Mutex<(Totals, Option<String>)> = Mutex::default();
+    let locked = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let work = || {
+        while let Some((theme, seed)) = worlds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let began = Instant::now();
+            let judged = one(args, *theme, *seed);
+            match judged {
+                Ok(run) => locked().0.add(&run, began.elapsed()),
+                Err(why) => {
+                    locked().1.get_or_insert(why);
+                    next.store(worlds.len(), Ordering::Relaxed);
+                }
+            }
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    std::thread::scope(|scope| {
+        (0..cores).for_each(|_| drop(scope.spawn(work)));
+    });
+    let (totals, failure) = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failure.map_or(Ok(totals), Err)
 }
 
 /// The hash of a seed's trace in a process of its own.
@@ -148,14 +220,13 @@ fn elsewhere(args: &Args, seed: u64) -> Result<String, String> {
 }
 
 /// Runs seeds one after the other until one fails.
-fn some(args: &Args, first: u64, count: u64, totals: &mut Totals) -> Result<(), String> {
-    for seed in first..first.saturating_add(count) {
+fn some(args: &Args) -> Result<(), String> {
+    for seed in args.seed..args.seed.saturating_add(args.seeds) {
         let began = Instant::now();
-        let run = one(args, seed)?;
-        totals.add(&run, began.elapsed());
+        let run = one(args, args.theme, seed)?;
         if args.hash {
             println!("{:016x}", run.trace_hash);
-        } else if !args.ci {
+        } else {
             tell(seed, &run, began);
         }
     }
@@ -163,8 +234,8 @@ fn some(args: &Args, first: u64, count: u64, totals: &mut Totals) -> Result<(), 
 }
 
 /// Runs one seed and judges it.
-fn one(args: &Args, seed: u64) -> Result<Run, String> {
-    let run = run(args, seed);
+fn one(args: &Args, theme: Theme, seed: u64) -> Result<Run, String> {
+    let run = run_about(args, theme, seed);
     let violations = sim::checker::check(&run.history);
     if args.history {
         for (number, op) in run.history.ops.iter().enumerate() {
@@ -177,8 +248,10 @@ fn one(args: &Args, seed: u64) -> Result<Run, String> {
     if run.failure.is_none() && violations.is_empty() {
         return Ok(run);
     }
+    let about = theme.to_possible_value();
+    let about = about.as_ref().map_or("any", |value| value.get_name());
     let mut told = format!(
-        "seed {seed} FAILED; run it again with: quorate-sim --seed {seed} --seconds {}\n",
+        "seed {seed} FAILED; run it again with: quorate-sim --theme {about} --seed {seed} --seconds {}\n",
         args.seconds
     );
     for violation in violations.iter().take(5) {
@@ -191,12 +264,16 @@ fn one(args: &Args, seed: u64) -> Result<Run, String> {
 }
 
 fn run(args: &Args, seed: u64) -> Run {
+    run_about(args, args.theme, seed)
+}
+
+fn run_about(args: &Args, theme: Theme, seed: u64) -> Run {
     world::run(&Options {
         seed,
         seconds: args.seconds,
         members: args.members,
         faults: !args.calm,
-        theme: args.theme,
+        theme,
     })
 }
 
