@@ -338,6 +338,8 @@ fn history(seen: Seen) -> History {
         watches: seen.watches,
         // All processes run by the same clock, which the clients use as well.
         clock_rate_max: 1000,
+        // No member comes or goes while these clients call.
+        ..History::default()
     }
 }
 

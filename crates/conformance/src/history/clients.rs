@@ -135,6 +135,11 @@ async fn ask(connection: &Grpc, request: &Request) -> Result<Outcome, Failure> {
                 ttl_s: (ttl_s > 0).then_some(ttl_s),
             }
         }
+        Request::Members => {
+            let list = pb::MemberListRequest { linearizable: true };
+            let answer: pb::MemberListResponse = connection.call(grpc::MEMBER_LIST, &list).await?;
+            Outcome::Members(answer.members)
+        }
         Request::LeaseTimeToLive { id } => {
             let look = pb::LeaseTimeToLiveRequest {
                 id: *id,
@@ -165,7 +170,7 @@ fn outcome_of(request: &Request, failure: &Failure) -> Outcome {
         }
     }
     match request {
-        Request::Range(_) | Request::LeaseTimeToLive { .. } => Outcome::Failed,
+        Request::Range(_) | Request::LeaseTimeToLive { .. } | Request::Members => Outcome::Failed,
         _ => Outcome::Unknown,
     }
 }
