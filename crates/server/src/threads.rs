@@ -17,9 +17,11 @@
 //! | queue | bound | when full |
 //! |---|---|---|
 //! | clients to replica | [`INBOX_MAX`] | the client is told "too many requests" |
+//! | peers to replica | [`INBOX_MAX`], and 64 MiB | the messages are dropped and counted; raft sends again |
 //! | completions to replica | jobs in flight | the worker waits; the replica never waits for it |
 //! | replica to log, to apply | what the replica admits | (can't be) |
 //! | apply to store, to hash | one job | (can't be) |
+//! | to a peer, per stream | 4096 messages, 64 MiB | the message is dropped, raft goes back to probing ([`crate::peer::links`]) |
 //! | apply to a hub | [`HUB_QUEUE_MAX`] | the batch is not queued; the hub gets the newest view later and reads the rest there |
 
 mod apply;

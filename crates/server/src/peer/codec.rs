@@ -410,5 +410,4 @@ pub fn message_size(size: u64) -> Result<usize, Malformed> {
 }
 
 #[cfg(test)]
-#[path = "codec_tests.rs"]
 mod tests;
