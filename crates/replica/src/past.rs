@@ -12,8 +12,8 @@
 //!            v
 //!   log with an entry of a leader: settled, also after a restart
 //! ```
-//! What a member did is known by its name: it publishes that when it has taken the first entry of a leader. See decision 0010 for what
-//! this can't notice.
+//! What a member did is known by its client URLs: it publishes them when it has taken the first entry of a leader. Its name is no sign:
+//! founders know each other's from the start. See decision 0010 for what this can't notice.
 
 use proto::raftpb::{Message, MessageType};
 use state::membership::Member;
@@ -45,7 +45,7 @@ pub fn judge(me: MemberId, answers: &[(MemberId, Vec<Member>)]) -> Past {
             .iter()
             .filter_map(|(_, list)| list.iter().find(of_me))
     };
-    if known().any(Member::is_started) {
+    if known().any(|member| !member.client_urls.is_empty()) {
         return Past::Started;
     }
     // Nobody counts what a learner holds.
@@ -107,15 +107,16 @@ pub(crate) const FOUNDING_TERM: u64 = 1;
 mod tests {
     use super::*;
 
-    /// Members 1 to 3, of which `me` (3) has this name and role.
-    fn list(name: &str, is_learner: bool) -> Vec<Member> {
+    /// Members 1 to 3, of which `me` (3) has published this, and has this role. All know each other's names, as founders do.
+    fn list(client_url: &str, is_learner: bool) -> Vec<Member> {
         let member = |id: u64| Member {
             id,
             name: format!("m{id}"),
             ..Member::default()
         };
+        let published = (!client_url.is_empty()).then(|| client_url.to_owned());
         let me = Member {
-            name: name.into(),
+            client_urls: published.into_iter().collect(),
             is_learner,
             ..member(3)
         };
@@ -131,8 +132,8 @@ mod tests {
     }
 
     #[test]
-    fn one_who_knows_the_name_is_enough() {
-        let answers = [(1, list("", false)), (2, list("m3", false))];
+    fn one_who_knows_what_it_published_is_enough() {
+        let answers = [(1, list("", false)), (2, list("http://m3", false))];
         assert_eq!(judged(&answers), Past::Started);
         assert_eq!(judged(&answers[1..]), Past::Started);
     }
@@ -152,7 +153,7 @@ mod tests {
     fn what_a_learner_held_does_not_matter() {
         assert_eq!(judged(&[(1, list("", true))]), Past::Nothing);
         // A learner that had started is not let in with an empty log either: whoever promotes it would count on what it had.
-        assert_eq!(judged(&[(1, list("m3", true))]), Past::Started);
+        assert_eq!(judged(&[(1, list("http://m3", true))]), Past::Started);
     }
 
     #[test]
