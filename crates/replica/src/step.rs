@@ -74,6 +74,8 @@ pub struct Status {
 const PENDING_MAX: usize = 20_000;
 /// Committed entries that may wait to be applied before proposals are refused. Source: upstream `maxGapBetweenApplyAndCommitIndex`.
 const APPLY_GAP_MAX: u64 = 5_000;
+/// Messages with proposals of other members that may wait for a leader.
+const FORWARDED_MAX: usize = 4_096;
 /// Reads that may wait at once.
 const READS_MAX: usize = 100_000;
 /// Apply jobs in flight: one being applied, one queued behind it so that the worker never idles.
@@ -99,6 +101,8 @@ pub struct Replica {
     stalled: VecDeque<Stalled>,
     /// Set while the log is as at a founding and nobody has said that this member is new; see [`past`].
     newcomer: Option<Newcomer>,
+    /// Proposals of other members that came while nobody could take them, with the time until which they may wait.
+    forwarded: VecDeque<(Box<raftpb::Message>, u64)>,
     transfer: Option<(Ticket, MemberId, u64)>,
     apply_backlog: VecDeque<raftpb::Entry>,
     apply_jobs: usize,
@@ -188,6 +192,7 @@ impl Replica {
             reads: Reads::default(),
             duties,
             stalled: VecDeque::new(),
+            forwarded: VecDeque::new(),
             transfer: None,
             apply_backlog: VecDeque::new(),
             apply_jobs: 0,
@@ -256,6 +261,7 @@ impl Replica {
             // A snapshot comes with its rows, or not at all.
             Input::Peer(message) if message.r#type() == raftpb::MessageType::MsgSnap => {}
             Input::Peer(message) if self.is_doubtful(&message) => self.ask_past(now, effects),
+            Input::Peer(message) if self.must_wait(&message) => self.keep_forwarded(now, message),
             Input::Peer(message) => {
                 if let Err(lost) = self.core.receive(&message) {
                     self.log_is_lost(lost, effects);
@@ -430,6 +436,21 @@ impl Replica {
             kind,
             deadline_us,
         });
+    }
+
+    /// Whether this is a proposal of another member that raft would drop: whoever sent it takes this member for the leader, which hands over
+    /// or has just done so. Its caller would wait for its whole time.
+    fn must_wait(&self, message: &raftpb::Message) -> bool {
+        message.r#type() == raftpb::MessageType::MsgProp
+            && (self.standing.leader == 0 || self.core.is_transferring())
+    }
+
+    /// Beyond the bound proposals are lost, as on the way.
+    fn keep_forwarded(&mut self, now: Now, message: Box<raftpb::Message>) {
+        if self.forwarded.len() < FORWARDED_MAX {
+            let deadline_us = now.monotonic_us + self.config.request_timeout_us;
+            self.forwarded.push_back((message, deadline_us));
+        }
     }
 
     /// Gives a proposal to raft, or keeps it until there is a leader. Earlier ones that wait go first.
@@ -734,6 +755,8 @@ impl Replica {
             effects.push(Effect::Reply(ticket, Err(&error::TIMEOUT)));
         }
         self.stalled.retain(|p| p.deadline_us > now.monotonic_us);
+        self.forwarded
+            .retain(|(_, deadline_us)| *deadline_us > now.monotonic_us);
         if self
             .transfer
             .is_some_and(|(_, _, deadline)| deadline <= now.monotonic_us)
@@ -839,6 +862,14 @@ impl Replica {
         if after.leader != 0 && !self.core.is_transferring() {
             for proposal in std::mem::take(&mut self.stalled) {
                 self.hand_to_raft(proposal);
+            }
+            for (message, _) in std::mem::take(&mut self.forwarded) {
+                let taken = self.core.receive(&message);
+                assert_eq!(
+                    taken,
+                    Ok(()),
+                    "a proposal speaks of nothing that was promised"
+                );
             }
         }
         if let Some((ticket, target, _)) = self.transfer
