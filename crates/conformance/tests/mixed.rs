@@ -15,8 +15,10 @@ use conformance::suite::{note, seed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// etcd 3.5 keeps so many entries for members that are behind; beyond them it sends a snapshot.
-const CATCH_UP_ENTRIES: u64 = 5_000;
+/// Entries after which a member makes a snapshot. From its first one on, etcd serves nobody from the beginning of its log any more.
+const SNAPSHOT_COUNT: u64 = 6_000;
+/// What a member says of a call that it does not serve.
+const NOT_SERVED: &str = "is not available yet";
 /// How long the cluster may take to write again.
 const RECOVERY: Duration = Duration::from_secs(60);
 
@@ -31,13 +33,15 @@ fn members_of_etcd_3_5_are_replaced_one_by_one_and_come_back() {
     note(&format!("{suite}: QUORATE_SEED={seed}"));
     let mut mixed = Mixed::found(suite, &theirs, 3, &ctl, seed);
 
-    let ours_1 = mixed.joins(&ours, "by its log");
+    let ours_1 = mixed.joins(&ours, "by etcd's log");
+    assert_eq!(mixed.snapshots_sent(), 0, "it was to get the log");
     mixed.leads(ours_1);
     mixed.leads(0);
 
     mixed.many_entries();
     mixed.is_removed(ours_1, 0);
     let ours_2 = mixed.joins(&ours, "by a snapshot of etcd's");
+    assert!(mixed.snapshots_sent() > 0, "it was to get a snapshot");
     mixed.leads(ours_2);
 
     let ours_3 = mixed.joins(&ours, "by one of ours");
@@ -102,7 +106,7 @@ impl Mixed {
     ) -> Mixed {
         let plan = Plan::new(&vec![program.clone(); size]);
         let cluster = plan
-            .flags(["--snapshot-count", "200"])
+            .flags(["--snapshot-count", &SNAPSHOT_COUNT.to_string()])
             .start()
             .unwrap_or_else(|error| panic!("{error}"));
         let workload = Workload {
@@ -171,11 +175,19 @@ impl Mixed {
             ok(status.map_err(|failure| failure.to_string())).raft_index
         };
         let (from, until) = (index(self), Instant::now() + RECOVERY);
-        while index(self) < from + CATCH_UP_ENTRIES + 500 {
+        while index(self) < from + SNAPSHOT_COUNT + 500 {
             assert!(Instant::now() < until, "too few writes in {RECOVERY:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
         self.check("thousands of entries later");
+    }
+
+    /// Snapshots that members of etcd have sent, as their logs tell.
+    fn snapshots_sent(&self) -> usize {
+        let logs = self.cluster.running().into_iter();
+        let logs = logs.map(|member| self.cluster.log(member));
+        logs.map(|log| log.matches("sent database snapshot").count())
+            .sum()
     }
 
     /// Clients ask voters only: learners refuse them.
@@ -207,27 +219,43 @@ impl Mixed {
         ));
     }
 
-    /// A user, a role and a permission, which every later member must know.
+    /// A user, a role and a permission, which every later member must know. Asked of the newest voter that serves such calls.
     fn auth_entries(&mut self, what: &str) {
+        let ctl = |voter: &usize| Ctl::new(&self.ctl, self.cluster.address(*voter).to_string());
         self.users += 1;
         let (user, role) = (format!("user{}", self.users), format!("role{}", self.users));
-        let newest = *self.voters.last().expect("there is always somebody");
-        let ctl = Ctl::new(&self.ctl, self.cluster.address(newest).to_string());
+        let added = format!("{user}:secret");
+        let newest_first: Vec<usize> = self.voters.iter().rev().copied().collect();
+        let adds = |voter: &&usize| {
+            let answer = ctl(voter).run(&["user", "add", &added]);
+            let is_served = !answer.err.contains(NOT_SERVED);
+            assert!(!is_served || answer.code == 0, "{what}: {answer:?}");
+            is_served
+        };
+        let Some(newest) = newest_first.iter().find(adds) else {
+            self.users -= 1;
+            return note(&format!("{}: {what}: nobody serves users", self.suite));
+        };
         let key = format!("a/{:02}", self.users);
         for arguments in [
-            &["user", "add", &format!("{user}:secret")][..],
-            &["role", "add", &role],
+            &["role", "add", &role][..],
             &["role", "grant-permission", &role, "readwrite", &key],
             &["user", "grant-role", &user, &role],
         ] {
-            let answer = ctl.run(arguments);
+            let answer = ctl(newest).run(arguments);
             assert_eq!(answer.code, 0, "{what}: {arguments:?}: {answer:?}");
         }
         // Every member lists all users that there ever were.
+        let users_of = |voter: &usize| {
+            let answer = ctl(voter).run(&["user", "list"]);
+            match answer.err.contains(NOT_SERVED) {
+                true => usize::MAX,
+                false => answer.out.lines().count(),
+            }
+        };
         for voter in &self.voters {
             let until = Instant::now() + RECOVERY;
-            let ctl = Ctl::new(&self.ctl, self.cluster.address(*voter).to_string());
-            while ctl.run(&["user", "list"]).out.lines().count() < self.users {
+            while users_of(voter) < self.users {
                 assert!(
                     Instant::now() < until,
                     "{what}: member {voter} misses users"
