@@ -29,6 +29,9 @@ const PATIENCE_EXISTING: Duration = Duration::from_secs(10);
 const RESOLVE: Duration = Duration::from_secs(30);
 /// The oldest cluster version that can be joined. Source: upstream `MinClusterVersion`.
 const CLUSTER_VERSION_MIN: Version = Version::new(3, 0, 0);
+/// Members below this version panic, and again at each restart, when they apply the entry by which this member publishes its name, or a
+/// leader the version of the cluster: they know both as requests of the version 2 store only.
+const SERVER_VERSION_MIN: Version = Version::new(3, 5, 0);
 
 /// How a member begins.
 #[derive(Debug)]
@@ -307,6 +310,16 @@ fn are_compatible(told: &[(u64, Versions)], is_downgrading: bool) -> bool {
     let mut is_one = false;
     for (id, versions) in told {
         let id = id_to_hex(*id);
+        let server = Version::parse(&versions.server);
+        if server.is_some_and(|server| server < SERVER_VERSION_MIN) {
+            tracing::warn!(
+                "remote-member-id" = id,
+                "remote-member-server-version" = versions.server,
+                "this member would stop the remote member, which is older than {SERVER_VERSION_MIN}: \
+                 upgrade it first, or restore a snapshot of it"
+            );
+            return false;
+        }
         let Some(version) = Version::parse(&versions.cluster) else {
             tracing::warn!(
                 "remote-member-id" = id,
@@ -473,6 +486,11 @@ mod tests {
         }
         assert!(!are_compatible(&told(&["3.7.0"]), true));
         assert!(are_compatible(&told(&["3.8.0"]), true));
+        // A 3.4 that has just been found out to be alone has the cluster version 3.0.0, as a 3.5 has.
+        let mut old = told(&["3.0.0"]);
+        assert!(are_compatible(&old, false));
+        old[0].1.server = "3.4.23".to_owned();
+        assert!(!are_compatible(&old, false));
     }
 
     #[test]
