@@ -29,6 +29,7 @@ pub const MEMBER_LIST: &str = "/etcdserverpb.Cluster/MemberList";
 pub const MEMBER_PROMOTE: &str = "/etcdserverpb.Cluster/MemberPromote";
 pub const MEMBER_REMOVE: &str = "/etcdserverpb.Cluster/MemberRemove";
 pub const MOVE_LEADER: &str = "/etcdserverpb.Maintenance/MoveLeader";
+pub const DOWNGRADE: &str = "/etcdserverpb.Maintenance/Downgrade";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 pub const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
 pub const HASH_KV: &str = "/etcdserverpb.Maintenance/HashKV";
@@ -104,6 +105,7 @@ pub fn block_on<T>(test: impl Future<Output = T>) -> T {
 #[derive(Clone)]
 pub struct Grpc {
     requests: SendRequest<Bytes>,
+    wants_leader: bool,
 }
 
 impl Grpc {
@@ -119,7 +121,16 @@ impl Grpc {
             .max_send_buffer_size(1 << 26);
         let (requests, connection) = settings.handshake(stream).await?;
         tokio::spawn(connection);
-        Ok(Grpc { requests })
+        Ok(Grpc {
+            requests,
+            wants_leader: false,
+        })
+    }
+
+    /// The same connection, whose calls want no answer from a member without a leader.
+    pub fn wanting_leader(mut self) -> Grpc {
+        self.wants_leader = true;
+        self
     }
 
     /// A unary call.
@@ -163,6 +174,7 @@ impl Grpc {
         let request = http::Request::post(format!("http://quorate{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
+            .header("hasleader", self.wants_leader.to_string())
             .body(())
             .map_err(|e| Failure::Transport(e.to_string()))?;
         let mut requests = self.requests.clone().ready().await?;

@@ -10,8 +10,11 @@
 //! to do next follows where etcd leaves it open. Source: upstream `server/etcdserver/bootstrap.go`, `cluster_util.go`,
 //! `api/membership/cluster.go` (`ValidateClusterAndAssignIDs`).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use replica::past::{self, Past};
+use replica::{Input, MemberId};
 use state::membership::{self, Member, id_to_hex};
 use state::version::Version;
 use storage::datadir::Layout;
@@ -19,12 +22,15 @@ use storage::disk::Disk;
 use storage::wal::{Identity, Wal};
 
 use crate::config::{self, Config, Url};
+use crate::member::Member as Running;
 use crate::peer::ask::{Asker, RemoteCluster, Versions};
 
 /// How long a member that may have been wiped waits for each of the others to say so. Source: upstream `BootstrapTimeoutEffective`.
 const PATIENCE_NEW: Duration = Duration::from_secs(1);
 /// How long one that joins waits for each URL. Source: upstream `GetClusterFromRemotePeers`.
 const PATIENCE_EXISTING: Duration = Duration::from_secs(10);
+/// How long others may take to say what they know of this member; the one that asks waits a little longer.
+const PATIENCE_PAST: Duration = Duration::from_secs(2);
 /// How long names of the initial cluster may take to be known to DNS. Source: upstream `ValidateClusterAndAssignIDs`.
 const RESOLVE: Duration = Duration::from_secs(30);
 /// The oldest cluster version that can be joined. Source: upstream `MinClusterVersion`.
@@ -41,6 +47,8 @@ pub struct Beginning {
     pub founders: Vec<Member>,
     /// The members of the cluster that is joined, as one of them described them.
     pub remotes: Vec<Member>,
+    /// What the others know of a member whose data directory is new.
+    pub past: Past,
 }
 
 /// Finds out who this member is.
@@ -84,23 +92,20 @@ fn returning(config: &Config, disk: &dyn Disk) -> Result<Beginning, String> {
         identity,
         founders: Vec::new(),
         remotes: Vec::new(),
+        past: Past::Unknown,
     })
 }
 
 async fn founding(config: &Config, asker: &Asker) -> Result<Beginning, String> {
     let founders = founders(config)?;
     let identity = identity_of(config, &founders)?;
-    let urls = remote_urls(config);
-    if let Ok(cluster) = cluster_of(asker, &urls, PATIENCE_NEW, false).await
-        && let Some(known) = cluster.members.iter().find(|m| m.id == identity.member_id)
-        && !known.client_urls.is_empty()
-    {
+    let past = past_of(asker, identity, &founders, PATIENCE_NEW).await;
+    if past == Past::Started {
         let id = id_to_hex(identity.member_id);
         return Err(format!(
-            "member {id} has already been bootstrapped (the others in cluster {} know it, and the data directory {} is empty). If its \
-             data is lost: remove it from the cluster (member remove {id}), add it again (member add), and start it with \
+            "member {id} has already been bootstrapped (the other members know it, and the data directory {} is empty). If its data is \
+             lost: remove it from the cluster (member remove {id}), add it again (member add), and start it with \
              --initial-cluster-state=existing and the --initial-cluster that member add prints",
-            id_to_hex(cluster.id),
             config.data_dir.display()
         ));
     }
@@ -108,14 +113,25 @@ async fn founding(config: &Config, asker: &Asker) -> Result<Beginning, String> {
         identity,
         founders,
         remotes: Vec::new(),
+        past,
     })
 }
 
 async fn joining(config: &Config, asker: &Asker) -> Result<Beginning, String> {
-    let cluster = cluster_of(asker, &remote_urls(config), PATIENCE_EXISTING, true)
+    let cluster = cluster_of(asker, &remote_urls(config))
         .await
         .map_err(|why| format!("cannot fetch cluster info from peer urls: {why}"))?;
-    let local: Vec<_> = config.bootstrap.initial_cluster.iter().collect();
+    // In the order of the ids that they would have as founders, as etcd compares them.
+    let founders = founders(config)?;
+    let local: Vec<_> = founders
+        .iter()
+        .filter_map(|founder| {
+            config
+                .bootstrap
+                .initial_cluster
+                .get_key_value(&founder.name)
+        })
+        .collect();
     let member_id =
         assign_ids(&cluster.members, &local, &config.name, &resolve).map_err(|why| {
             format!(
@@ -137,14 +153,64 @@ async fn joining(config: &Config, asker: &Asker) -> Result<Beginning, String> {
     if i64::try_from(learners).unwrap_or(i64::MAX) > config.raft.learners_max {
         return Err("membership: too many learner members in cluster".to_owned());
     }
+    let identity = Identity {
+        cluster_id: cluster.id,
+        member_id,
+    };
+    let past = past_of(asker, identity, &cluster.members, PATIENCE_PAST).await;
     Ok(Beginning {
-        identity: Identity {
-            cluster_id: cluster.id,
-            member_id,
-        },
+        identity,
         founders: Vec::new(),
         remotes: cluster.members,
+        past,
     })
+}
+
+/// Asks all other members at once whether this one was here before, and lets [`past::judge`] decide.
+async fn past_of(
+    asker: &Asker,
+    identity: Identity,
+    members: &[Member],
+    patience: Duration,
+) -> Past {
+    let others = members
+        .iter()
+        .filter(|member| member.id != identity.member_id);
+    let asked = others.map(async |other| {
+        for url in other.peer_urls() {
+            if let Ok(cluster) = asker.members(url, patience).await
+                && cluster.id == identity.cluster_id
+            {
+                return Some((MemberId(other.id), cluster.members));
+            }
+        }
+        None
+    });
+    let answers = futures_util::future::join_all(asked).await;
+    let answers: Vec<_> = answers.into_iter().flatten().collect();
+    past::judge(MemberId(identity.member_id), &answers)
+}
+
+/// Asks again whenever the running member wants to know, for as long as it runs. `remotes` are asked until the log says who the members
+/// are.
+pub async fn answer_for_past(member: Arc<Running>, remotes: Vec<Member>) {
+    let identity = Identity {
+        cluster_id: member.cluster_id,
+        member_id: member.member_id,
+    };
+    loop {
+        member.past_wanted.notified().await;
+        let applied = member.view.load().members().list();
+        let members = match applied.is_empty() {
+            true => &remotes,
+            false => &applied,
+        };
+        let past = match member.asker.get() {
+            Some(asker) => past_of(asker, identity, members, PATIENCE_PAST).await,
+            None => Past::Unknown,
+        };
+        member.report(Input::Past(past));
+    }
 }
 
 /// The members of a new cluster. Their names are known here but published later, by each member itself.
@@ -208,24 +274,18 @@ fn remote_urls(config: &Config) -> Vec<String> {
 }
 
 /// The cluster as the first member describes it that can be asked.
-async fn cluster_of(
-    asker: &Asker,
-    urls: &[String],
-    patience: Duration,
-    tells: bool,
-) -> Result<RemoteCluster, String> {
+async fn cluster_of(asker: &Asker, urls: &[String]) -> Result<RemoteCluster, String> {
     for url in urls {
-        match asker.members(url, patience).await {
+        match asker.members(url, PATIENCE_EXISTING).await {
             Ok(cluster) if cluster.members.is_empty() => {
                 let why = "failed to get raft cluster member(s) from the given URLs";
                 return Err(why.to_owned());
             }
             Ok(cluster) => return Ok(cluster),
-            Err(why) if tells => {
+            Err(why) => {
                 let address = format!("{url}/members");
                 tracing::warn!(address, error = %why, "failed to get cluster response");
             }
-            Err(_) => {}
         }
     }
     Err("could not retrieve cluster information from the given URLs".to_owned())

@@ -115,6 +115,8 @@ pub struct Member {
     pub removed: Notify,
     /// Set once, before anything is served; the metrics tell of it.
     pub tls: OnceLock<Arc<Sides>>,
+    /// One permit when the core wants to know what the others know of this member; the answer is [`Input::Past`].
+    pub past_wanted: Notify,
     settings: OnceLock<Settings>,
     desk: Arc<Desk>,
 }
@@ -143,6 +145,7 @@ impl Member {
             questions: Questions::default(),
             removed: Notify::new(),
             tls: OnceLock::new(),
+            past_wanted: Notify::new(),
             settings: OnceLock::new(),
             desk,
         })
@@ -198,6 +201,10 @@ impl Member {
             && begun + 2 * election > led_since
         {
             return &error::TIMEOUT_DUE_TO_LEADER_FAIL;
+        }
+        // It was never proposed to anybody, which etcd tells in Go's own words.
+        if self.raft.is_leaderless_since(begun) {
+            return &error::CONTEXT_DEADLINE_EXCEEDED;
         }
         let (leader, age) = (self.raft.get().leader, begun.elapsed());
         let is_connected = |id| self.connected_for(id).is_some_and(|time| time >= age);
@@ -284,6 +291,8 @@ pub struct RaftStatus {
     leaders_seen: Counter,
     /// When this member last became leader. Held only to read or write it.
     led_since: Mutex<Option<Instant>>,
+    /// Since when there is no leader, if there was one. Held only to read or write it.
+    leaderless_since: Mutex<Option<Instant>>,
     /// Term and leader, for those who wait for a change.
     leaders: watch::Sender<(u64, u64)>,
 }
@@ -294,7 +303,12 @@ impl RaftStatus {
             self.leaders_seen.inc();
         }
         if status.is_leader && !self.is_leader.load(Ordering::Relaxed) {
-            *self.lock_led_since() = Some(Instant::now());
+            *lock(&self.led_since) = Some(Instant::now());
+        }
+        match (self.leader.load(Ordering::Relaxed), status.leader) {
+            (before, 0) if before != 0 => *lock(&self.leaderless_since) = Some(Instant::now()),
+            (0, leader) if leader != 0 => *lock(&self.leaderless_since) = None,
+            _ => {}
         }
         self.term.store(status.term, Ordering::Relaxed);
         self.leader.store(status.leader, Ordering::Relaxed);
@@ -335,13 +349,12 @@ impl RaftStatus {
 
     /// When this member last became leader.
     pub fn led_since(&self) -> Option<Instant> {
-        *self.lock_led_since()
+        *lock(&self.led_since)
     }
 
-    fn lock_led_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.led_since
-            .lock()
-            .expect("no thread panics while it holds a time")
+    /// Whether there has been no leader since then.
+    pub fn is_leaderless_since(&self, then: Instant) -> bool {
+        !self.has_leader() && lock(&self.leaderless_since).is_none_or(|since| since <= then)
     }
 
     /// Changes to another leader so far.
@@ -363,6 +376,10 @@ impl RaftStatus {
     pub fn reads_are_local(&self) -> bool {
         self.reads_are_local.load(Ordering::Acquire)
     }
+}
+
+fn lock(time: &Mutex<Option<Instant>>) -> std::sync::MutexGuard<'_, Option<Instant>> {
+    time.lock().expect("no thread panics while it holds a time")
 }
 
 #[cfg(test)]

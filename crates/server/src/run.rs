@@ -104,6 +104,8 @@ struct Running {
     client_urls: Vec<String>,
     /// Ticks that an election may come early by, once the others are reached.
     early_ticks: u64,
+    /// The members of the cluster that is joined, as far as they were known before the start.
+    remotes: Vec<state::membership::Member>,
 }
 
 impl Running {
@@ -197,7 +199,7 @@ impl Running {
         let threads = Threads::start(core, inboxes, around)?;
         let _ = member.hooks.set(Box::new(Hooks(threads.defragmenter())));
         let peers = {
-            let options = peer::Options::new(config, dialer, beginning.remotes);
+            let options = peer::Options::new(config, dialer, beginning.remotes.clone());
             let layout = Layout::new(&config.data_dir, config.wal_dir.clone());
             let snapshots = threads.snapshot_door(disk, layout);
             Peers::start(options, member.clone(), snapshots, ports)?
@@ -235,6 +237,7 @@ impl Running {
                 true => config.raft.election_ticks() as u64 - 2,
                 false => 0,
             },
+            remotes: beginning.remotes,
         })
     }
 
@@ -253,6 +256,7 @@ impl Running {
             name,
             client_urls,
             early_ticks,
+            remotes,
         } = self;
         let faults = threads.faults();
         let (fault_sender, mut fault) = oneshot::channel();
@@ -267,6 +271,7 @@ impl Running {
             let mut signals =
                 Signals::new().map_err(|why| format!("cannot listen to signals: {why}"))?;
             tokio::spawn(monitor::run(member.clone()));
+            tokio::spawn(bootstrap::answer_for_past(member.clone(), remotes));
             tokio::spawn(elect_early(member.clone(), early_ticks));
             // Whoever watches over the member sees it from the start, also while it waits for others.
             let serve_metrics = accept_all(&metrics, &transport);
@@ -439,7 +444,7 @@ fn boot_params(config: &Config, beginning: &Beginning) -> boot::Params {
         layout: Layout::new(&config.data_dir, config.wal_dir.clone()),
         permissions: Permissions::Warn,
         identity,
-        past: replica::past::Past::default(),
+        past: beginning.past,
         initial_members: beginning.founders.clone(),
         force_new_cluster: config.force_new_cluster,
         config: replica::Config {

@@ -12,7 +12,7 @@ use proto::error::{self, RpcError};
 use proto::etcdserverpb as pb;
 use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
 use replica::{Reply, Request as Question};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use state::membership::{Member as ClusterMember, id_to_hex};
 
 use super::Body as OurBody;
@@ -58,14 +58,12 @@ where
             Ok(()) => hash_kv(member, head.headers.get(&CLUSTER_ID), body).await,
             Err(refusal) => Err(refusal),
         },
-        "/leases" => match need(Method::POST) {
-            Ok(()) => renew(member, body).await,
-            Err(refusal) => Err(refusal),
-        },
-        "/leases/internal" => match need(Method::POST) {
-            Ok(()) => time_to_live(member, body).await,
-            Err(refusal) => Err(refusal),
-        },
+        // Here etcd does not say which method it wants.
+        "/leases" | "/leases/internal" if head.method != Method::POST => {
+            Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
+        }
+        "/leases" => renew(member, body).await,
+        "/leases/internal" => time_to_live(member, body).await,
         _ => match path.strip_prefix("/members/promote/") {
             Some(id) => match need(Method::POST) {
                 Ok(()) => promote(member, id).await,
@@ -106,7 +104,8 @@ fn version(member: &Member) -> Answer {
 async fn downgrade_enabled(member: &Arc<Member>) -> Outcome {
     if let Err(why) = member.ask(Question::ReadBarrier).await {
         let text = format!("failed linearized read: {}", why.text);
-        return Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &text));
+        let refusal = refuse(StatusCode::INTERNAL_SERVER_ERROR, &text);
+        return Err(Box::new(with_cluster(member, *refusal)));
     }
     let view = member.view.load();
     let enabled = view.cluster_version().downgrade_target.is_some();
@@ -117,7 +116,8 @@ async fn downgrade_enabled(member: &Arc<Member>) -> Outcome {
 async fn promote(member: &Arc<Member>, id: &str) -> Outcome {
     let Ok(number) = id.parse::<u64>() else {
         let text = format!("member {id} not found in cluster");
-        return Err(refuse(StatusCode::NOT_FOUND, &text));
+        let refusal = refuse(StatusCode::NOT_FOUND, &text);
+        return Err(Box::new(with_cluster(member, *refusal)));
     };
     match changes::promote(member, number).await {
         Ok(members) => Ok(with_cluster(member, json(list_of(&members)))),
@@ -127,7 +127,7 @@ async fn promote(member: &Arc<Member>, id: &str) -> Outcome {
                 error = why.text,
                 "failed to promote a member"
             );
-            Err(promotion_refusal(why))
+            Err(Box::new(with_cluster(member, *promotion_refusal(why))))
         }
     }
 }
@@ -177,24 +177,18 @@ where
             let text = status.message.trim_start_matches("etcdserver: ");
             refuse(StatusCode::BAD_REQUEST, text)
         })?;
-    // Zeros are left out, as Go does for these fields.
-    let mut fields = Map::new();
-    let mut header = Map::new();
-    header.insert("revision".to_owned(), hash.current_revision.into());
-    fields.insert("header".to_owned(), header.into());
+    // By hand, because Go's order of fields is not the alphabet's. Zeros are left out, as Go does for these.
+    let mut body = format!("{{\"header\":{{\"revision\":{}}}", hash.current_revision);
     for (name, number) in [
         ("hash", i64::from(hash.hash)),
         ("compact_revision", hash.compact_revision),
         ("hash_revision", hash.hash_revision),
     ] {
         if number != 0 {
-            fields.insert(name.to_owned(), number.into());
+            body += &format!(",\"{name}\":{number}");
         }
     }
-    Ok(with_cluster(
-        member,
-        json(Value::Object(fields).to_string()),
-    ))
+    Ok(with_cluster(member, json(body + "}")))
 }
 
 async fn renew<B>(member: &Arc<Member>, body: B) -> Outcome

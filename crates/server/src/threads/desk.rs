@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use proto::error::{self, RpcError};
 use proto::raftpb;
-use replica::past::Past;
 use replica::{Effect, Input, MemberId, Replica, Ticket};
 
 use super::apply::{ApplyDesk, ApplyInput};
@@ -216,7 +215,7 @@ impl Decider {
                 Effect::InstallSnapshot => self.apply.tell(ApplyInput::Install),
                 Effect::DropSnapshot => self.apply.tell(ApplyInput::DropReceived),
                 Effect::MembersChanged => links.members_changed(),
-                Effect::AskPast => applied.push(Input::Past(Past::Unknown)),
+                Effect::AskPast => self.member.past_wanted.notify_one(),
                 Effect::Removed => self.member.was_removed(),
                 Effect::Stop(fault) => self.alarm.raise(fault),
             }
