@@ -334,6 +334,11 @@ impl RaftCore {
         (self.node.raft.term, self.node.raft.vote)
     }
 
+    /// Whether proposals have anywhere to go, at this moment: within a step the leader may be lost before the step is over.
+    pub fn has_leader(&self) -> bool {
+        self.node.raft.leader_id != raft::INVALID_ID
+    }
+
     /// Whether this leader is handing over. Meanwhile it takes no proposals.
     pub fn is_transferring(&self) -> bool {
         self.node.raft.lead_transferee.is_some()

@@ -442,7 +442,7 @@ impl Replica {
     /// or has just done so. Its caller would wait for its whole time.
     fn must_wait(&self, message: &raftpb::Message) -> bool {
         message.r#type() == raftpb::MessageType::MsgProp
-            && (self.standing.leader == 0 || self.core.is_transferring())
+            && (!self.core.has_leader() || self.core.is_transferring())
     }
 
     /// Beyond the bound proposals are lost, as on the way.
@@ -456,7 +456,7 @@ impl Replica {
     /// Gives a proposal to raft, or keeps it until there is a leader. Earlier ones that wait go first.
     fn offer(&mut self, proposal: Stalled) {
         let is_still =
-            self.installing.is_some() || self.standing.leader == 0 || self.core.is_transferring();
+            self.installing.is_some() || !self.core.has_leader() || self.core.is_transferring();
         if !self.stalled.is_empty() || is_still {
             self.stalled.push_back(proposal);
             return;

@@ -42,6 +42,9 @@ const FILES_RESERVED: u64 = 150;
 /// How long a graceful stop may take: open calls first, then the last checkpoint.
 const DRAIN: Duration = Duration::from_secs(5);
 const LAST_CHECKPOINT: Duration = Duration::from_secs(30);
+/// How long a member that has handed over stays, to pass on what others still send to it because they have not heard of the new
+/// leader. Its callers would wait in vain.
+const HANDED_OVER: Duration = Duration::from_millis(100);
 /// How long a member that starts waits for others to be reached, before it stops caring for an early election. Source: upstream
 /// `rafthttp.ConnReadTimeout`.
 const PEERS_PATIENCE: Duration = Duration::from_secs(5);
@@ -370,12 +373,15 @@ async fn hand_over(member: &Arc<Member>) {
     let begun = Instant::now();
     let target = MemberId(target);
     match member.ask(Request::MoveLeader { target }).await {
-        Ok(_) => tracing::info!(
-            "local-member-id" = me,
-            "new-leader-member-id" = to,
-            took = format!("{:?}", begun.elapsed()),
-            "leadership transfer finished"
-        ),
+        Ok(_) => {
+            tracing::info!(
+                "local-member-id" = me,
+                "new-leader-member-id" = to,
+                took = format!("{:?}", begun.elapsed()),
+                "leadership transfer finished"
+            );
+            tokio::time::sleep(HANDED_OVER).await;
+        }
         Err(why) => {
             tracing::warn!(
                 "local-member-id" = me,

@@ -69,7 +69,7 @@ const REGRESSIONS: [(Theme, u64); 15] = [
 ];
 /// Seeds of every CI run, and as many fresh ones: with the regressions, ten days of simulated time.
 const CI_SEEDS: [(Theme, u64); 4] = [
-    (Theme::Any, 1_250),
+    (Theme::Any, 1_350),
     (Theme::Members, 400),
     (Theme::Snapshots, 300),
     (Theme::Leases, 150),
