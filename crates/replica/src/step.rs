@@ -305,13 +305,19 @@ impl Replica {
 
     /// Whether somebody speaks of a past that this member does not know of, and may have forgotten.
     fn is_doubtful(&mut self, message: &raftpb::Message) -> bool {
-        if self.newcomer.is_some() && self.core.last_term() > past::FOUNDING_TERM {
-            self.newcomer = None;
-        }
+        self.settle();
         let (term, vote) = self.core.vote();
         self.newcomer.is_some()
             && !planted!(WipedMemberVotes)
             && past::is_shown(message, term, vote)
+    }
+
+    /// An entry of a leader in the log ends all doubt, and answers that were on their way: they may tell of what this member has
+    /// published since.
+    fn settle(&mut self) {
+        if self.core.last_term() > past::FOUNDING_TERM {
+            self.newcomer = None;
+        }
     }
 
     fn ask_past(&mut self, now: Now, effects: &mut Vec<Effect>) {
@@ -324,6 +330,7 @@ impl Replica {
     }
 
     fn past_is(&mut self, past: Past, effects: &mut Vec<Effect>) {
+        self.settle();
         match past {
             Past::Nothing => self.newcomer = None,
             Past::Started if self.newcomer.is_some() => {
