@@ -100,7 +100,7 @@ fn two_etcds_and_one_quorate_lead_in_turn_and_etcd_brings_quorate_back_by_snapsh
     three.lead(0);
     three.0.kill(2);
     // etcd 3.5.1 keeps 5000 entries behind a snapshot.
-    three.put(0, "while it is away ", 7_000, 50);
+    three.put(0, "while it is away ", 10_000, 50);
     done(three.0.start_again(2));
     three.assert_equal();
     let came = three.metric(2, "etcd_network_snapshot_receive_success");

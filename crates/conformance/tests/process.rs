@@ -296,17 +296,21 @@ fn metrics_are_prometheus_text_with_etcds_names() {
 #[test]
 fn a_start_and_a_stop_tell_what_scripts_wait_for() {
     let suite = "lines of a start and a stop";
-    let mut programs = vec![need!(suite, programs::quorate())];
+    let ours = need!(suite, programs::quorate());
+    let mut programs = vec![ours.clone()];
     programs.extend(programs::etcd_reference());
     for program in programs {
+        let is_ours = program.path == ours.path;
         let mut server = Server::start(&program);
         server.stop(Signal::TERM).expect("stopped");
         let log = server.log();
         let lines: Vec<serde_json::Value> = log
             .lines()
+            // A library of etcd's may warn about a connection in lines of its own.
+            .filter(|line| is_ours || line.starts_with('{'))
             .map(|line| serde_json::from_str(line).expect("JSON"))
             .collect();
-        // In this order, with these fields, in the log of both.
+        // With these fields in the log of both. In this order in ours; on a busy machine etcd's threads overtake each other.
         let mut rest = lines.iter();
         for (message, fields) in [
             ("Running: ", &["args"][..]),
@@ -333,6 +337,9 @@ fn a_start_and_a_stop_tell_what_scripts_wait_for() {
                 &["name", "data-dir", "advertise-client-urls"],
             ),
         ] {
+            if !is_ours {
+                rest = lines.iter();
+            }
             let found = rest.find(|line| line["msg"] == message);
             let found = found.unwrap_or_else(|| panic!("{}: {message}\n{log}", program.name));
             for field in ["level", "ts", "caller"].iter().chain(fields) {
