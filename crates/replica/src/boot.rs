@@ -370,8 +370,10 @@ fn start_raft(params: &Params, state: &State, log: wal::Recovered) -> Result<Raf
         }
     };
     let mut hard_state = hard_state_in(&log.hard_state);
-    // A commit index alone is not synced; whatever was applied was committed.
-    hard_state.commit = hard_state.commit.max(applied);
+    // A commit index alone is not synced; whatever was applied was committed. One beyond the log, in which it stands behind the entries, came
+    // with a snapshot that was not in place yet: it will come again.
+    let last = base.0 + entries.len() as u64;
+    hard_state.commit = hard_state.commit.min(last).max(applied);
     let conf_state = conf_state_in(&state.view().members().conf_state());
     let config = CoreConfig {
         id: params.config.member.0,

@@ -324,6 +324,12 @@ impl RaftCore {
         self.node.mut_store().set_applied(index, term);
     }
 
+    /// Term of the last entry that is on this member's disk.
+    pub fn durable_term(&self) -> u64 {
+        let log = &self.node.raft.raft_log;
+        log.term(log.persisted).unwrap_or(0)
+    }
+
     /// Term of the last entry of the log; 0 of an empty one.
     pub fn last_term(&self) -> u64 {
         self.node.raft.raft_log.last_term()

@@ -271,7 +271,13 @@ impl Replica {
             }
             Input::PeerUnreachable(peer) => self.core.report_unreachable(peer.0),
             Input::PeerGone(peer) => self.core.report_gone(peer.0),
-            Input::Persisted { number } => self.persisted(number),
+            Input::Persisted { number } => {
+                let had_taken_part = self.has_taken_part();
+                self.persisted(number);
+                if !had_taken_part && self.has_taken_part() {
+                    self.do_duties(now);
+                }
+            }
             Input::Applied(done) => self.batch_applied(now, done, effects),
             Input::Checkpointed(marker) => self.checkpointed(marker, effects),
             Input::SnapshotSent { to, is_sent } => self.snapshot_sent(to.0, is_sent),
@@ -311,10 +317,15 @@ impl Replica {
         self.start_checkpoint_if_due(now, effects);
     }
 
+    /// Whether an entry of a leader is in the log, for good.
+    fn has_taken_part(&self) -> bool {
+        self.core.durable_term() > past::FOUNDING_TERM
+    }
+
     fn do_duties(&mut self, now: Now) {
-        // Who publishes itself has taken part. That must not be known of it before it is: see [`past`]. Without a leader everything would
-        // be asked for in vain, and only asked for again after a time.
-        if self.core.last_term() <= past::FOUNDING_TERM || self.standing.leader == 0 {
+        // Who publishes itself has taken part. That must not be known of it before its disk knows: see [`past`]. Without a leader
+        // everything would be asked for in vain, and only asked for again after a time.
+        if !self.has_taken_part() || self.standing.leader == 0 {
             return;
         }
         for proposal in self.duties.tick(now, self.revision) {
