@@ -1,7 +1,8 @@
 //! Suites that say why they did not run.
 //!
 //! With the Rust toolchain alone most peers and clients are absent. A suite then prints `SKIPPED <suite>: <reason>` and
-//! passes; with `QUORATE_REQUIRE_ALL=1`, as in CI, the same is a failure. So "all passed" never hides an empty run.
+//! passes; with `QUORATE_REQUIRE_ALL=1`, as in CI, the same is a failure. So "all passed" never hides an empty run. Only what a machine
+//! does not let anybody do (namespaces, mounts) is skipped there too ([`allowed!`](crate::allowed)).
 
 use std::io::Write;
 
@@ -69,6 +70,23 @@ macro_rules! need {
             Ok(found) => found,
             Err(reason) => {
                 $crate::suite::skip($suite, &reason.to_string());
+                return;
+            }
+        }
+    };
+}
+
+/// As [`need!`](crate::need), for what no script can install: the suite is skipped even where everything is required.
+#[macro_export]
+macro_rules! allowed {
+    ($suite:expr, $found:expr) => {
+        match $found {
+            Ok(found) => found,
+            Err(reason) => {
+                $crate::suite::note(&format!(
+                    "SKIPPED {}: this machine does not allow it: {reason}",
+                    $suite
+                ));
                 return;
             }
         }

@@ -16,9 +16,9 @@ use conformance::cluster::disk::Disk;
 use conformance::cluster::network::Network;
 use conformance::cluster::{Cluster, Plan, admin};
 use conformance::history::{Verdict, Witness, Workload};
-use conformance::need;
 use conformance::programs::{self, Program};
 use conformance::suite::{Dice, note, number, seed};
+use conformance::{allowed, need};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ fn histories_stand_up_to_faults_of_processes_and_network() {
     let _turn = turn();
     let suite = "faults of processes and network";
     let program = need!(suite, under_test());
-    let network = need!(suite, Network::create());
+    let network = allowed!(suite, Network::create());
     let seed = seed();
     let seconds = number("QUORATE_BLACKBOX_SECONDS", 20);
     note(&format!("{suite}: QUORATE_SEED={seed}, {seconds} s"));
@@ -96,7 +96,7 @@ fn nothing_acknowledged_is_lost_by_power_cuts() {
     let _turn = turn();
     let suite = "power cuts";
     let program = need!(suite, under_test());
-    need!(suite, Disk::Ext4(32).probe());
+    allowed!(suite, Disk::Ext4(32).probe());
     let seed = seed();
     let rounds = number("QUORATE_POWER_CUTS", 3);
     note(&format!("{suite}: QUORATE_SEED={seed}, {rounds} rounds"));
@@ -114,7 +114,7 @@ fn a_server_that_does_not_sync_is_found_out_by_power_cuts() {
     let _turn = turn();
     let suite = "power cuts of a server that does not sync";
     let program = need!(suite, under_test());
-    need!(suite, Disk::Ext4(32).probe());
+    allowed!(suite, Disk::Ext4(32).probe());
     let plan = || {
         let careless = Plan::new(&three(&program)).flags(["--unsafe-no-fsync"]);
         careless.disk(Disk::Ext4(DISK_MIB))
@@ -135,7 +135,7 @@ fn a_full_disk_of_one_member_stops_nobody_else() {
     let _turn = turn();
     let suite = "full disk of one member";
     let program = need!(suite, under_test());
-    need!(suite, Disk::Memory(8).probe());
+    allowed!(suite, Disk::Memory(8).probe());
     let seed = seed();
     note(&format!("{suite}: QUORATE_SEED={seed}"));
     let mut cluster = found(Plan::new(&three(&program)).disk(Disk::Memory(DISK_MIB)));

@@ -3,10 +3,10 @@
 
 mod several;
 
-use conformance::need;
 use conformance::programs::{self, Program};
 use conformance::server::free_ports;
-use conformance::suite::{note, skip};
+use conformance::suite::note;
+use conformance::{allowed, need};
 use several::Several;
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;
@@ -261,10 +261,7 @@ ETCD_INITIAL_CLUSTER_STATE="new"
 fn two_machines_start_from_their_environment_files_with_the_ids_of_the_walkthrough() {
     let program = need!(SUITE, programs::quorate());
     let ctl = need!(SUITE, programs::peer("etcd-3.5.1", "etcdctl"));
-    let machines = match Machines::make() {
-        Ok(machines) => machines,
-        Err(why) => return skip(SUITE, &format!("no network namespaces here: {why}")),
-    };
+    let machines = allowed!(SUITE, Machines::make());
     let folder = tempfile::tempdir().expect("a folder");
     let mut first = Unit::start(&machines, 0, &program, folder.path());
     assert_eq!(
