@@ -9,12 +9,25 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Mistakes that somebody made once; issue numbers are etcd's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Defect {
+/// The enum, and all of it, from one list.
+macro_rules! defects {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// Mistakes that somebody made once; issue numbers are etcd's.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Defect {
+            $($(#[$doc])+ $name,)+
+        }
+
+        impl Defect {
+            /// All of them.
+            pub const ALL: [Defect; [$(Defect::$name),+].len()] = [$(Defect::$name),+];
+        }
+    };
+}
+
+defects! {
     /// A leader counts its own entries as durable before the sync (#14370).
-    AnswerBeforeSync = 1,
+    AnswerBeforeSync,
     /// A follower's acknowledgement or vote leaves before the sync (#14143).
     PromiseBeforeSync,
     /// The error of a failed sync of the log is passed over (the kernel has dropped what should have been written).
@@ -88,61 +101,20 @@ pub enum Defect {
     PermissionByKind,
 }
 
-impl Defect {
-    /// All of them.
-    pub const ALL: [Defect; 36] = {
-        use Defect::*;
-        [
-            AnswerBeforeSync,
-            PromiseBeforeSync,
-            FailedSyncForgotten,
-            UnsyncedTailTrusted,
-            LostTailTrusted,
-            TornRecordBelieved,
-            IndexApartFromData,
-            OldFileRemovedFirst,
-            DamageIsServed,
-            DeletionLostAtCompaction,
-            RevisionGoesBack,
-            CompactedRevisionIsRead,
-            TxnMissesItsOwnWrites,
-            TxnAppliedInPart,
-            ProgressOvertakesEvents,
-            SlowWatcherLosesEvents,
-            EventsAreRepeated,
-            FutureWatchGetsOldEvents,
-            StaleReadAfterPause,
-            ReadJoinsRunningRound,
-            ReadBeforeItIsApplied,
-            KeepAliveUnconfirmed,
-            OldLeaderRevokesLeases,
-            LeaseClocksRunOn,
-            SnapshotSkipsEvents,
-            SnapshotForgetsLeases,
-            WipedMemberVotes,
-            RemovedMemberCounts,
-            LaggingLearnerPromoted,
-            UpdatePromotes,
-            SnapshotForgetsCompaction,
-            ForeignMessageTaken,
-            SnapshotOverSnapshot,
-            InstallLeftHalfDone,
-            AuthNotRestored,
-            PermissionByKind,
-        ]
-    };
-}
-
 /// The chosen one; 0 is none.
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 /// From now on the whole process has this defect, and no other.
 pub fn choose(defect: Option<Defect>) {
-    CHOSEN.store(defect.map_or(0, |defect| defect as u8), Ordering::Relaxed);
+    CHOSEN.store(defect.map_or(0, number), Ordering::Relaxed);
 }
 
 /// Whether this is the chosen one. Ask with [`planted!`](crate::planted!).
 #[must_use]
 pub fn is_chosen(defect: Defect) -> bool {
-    CHOSEN.load(Ordering::Relaxed) == defect as u8
+    CHOSEN.load(Ordering::Relaxed) == number(defect)
+}
+
+fn number(defect: Defect) -> u8 {
+    defect as u8 + 1
 }

@@ -11,16 +11,17 @@ impl Replica {
     /// Whether somebody speaks of a past that this member does not know of, and may have forgotten.
     pub(super) fn is_doubtful(&mut self, message: &raftpb::Message) -> bool {
         self.settle();
+        if self.newcomer.is_none() || planted!(WipedMemberVotes) {
+            return false;
+        }
         let (term, vote) = self.core.vote();
-        self.newcomer.is_some()
-            && !planted!(WipedMemberVotes)
-            && past::is_shown(message, term, vote)
+        past::is_shown(message, term, vote)
     }
 
     /// An entry of a leader in the log ends all doubt, and answers that were on their way: they may tell of what this member has
     /// published since.
     pub(super) fn settle(&mut self) {
-        if self.core.last_term() > past::FOUNDING_TERM {
+        if self.newcomer.is_some() && self.core.last_term() > past::FOUNDING_TERM {
             self.newcomer = None;
         }
     }

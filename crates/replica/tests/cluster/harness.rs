@@ -451,3 +451,12 @@ impl Cluster {
         Some(String::from_utf8(kv.value.to_vec()).expect("text"))
     }
 }
+
+/// Three members, the one that leads, and what it was given to write: "1" under "a".
+pub fn three_with_a_write() -> (Cluster, u64) {
+    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
+    let mut cluster = Cluster::new(&disks, 1);
+    let leader = cluster.elect();
+    cluster.put(leader, "a", "1", 0);
+    (cluster, leader)
+}

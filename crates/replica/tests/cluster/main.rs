@@ -84,10 +84,7 @@ fn three_members_agree_and_any_of_them_takes_writes() {
 
 #[test]
 fn the_leadership_moves_on_request() {
-    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
-    let mut cluster = Cluster::new(&disks, 1);
-    let leader = cluster.elect();
-    cluster.put(leader, "a", "1", 0);
+    let (mut cluster, leader) = three_with_a_write();
     let target = leader % 3 + 1;
     assert!(matches!(
         cluster.ask(
@@ -104,10 +101,7 @@ fn the_leadership_moves_on_request() {
 
 #[test]
 fn members_do_not_wait_for_a_leader_whose_process_has_ended() {
-    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
-    let mut cluster = Cluster::new(&disks, 1);
-    let gone = cluster.elect();
-    cluster.put(gone, "a", "1", 0);
+    let (mut cluster, gone) = three_with_a_write();
     cluster.nodes.remove(&gone);
     for node in cluster.nodes.values_mut() {
         node.inbox.push_back(Input::PeerGone(MemberId(gone)));
@@ -124,10 +118,7 @@ fn members_do_not_wait_for_a_leader_whose_process_has_ended() {
 
 #[test]
 fn a_leader_that_is_wrongly_called_gone_keeps_its_term() {
-    let disks = [MemDisk::new(), MemDisk::new(), MemDisk::new()];
-    let mut cluster = Cluster::new(&disks, 1);
-    let leader = cluster.elect();
-    cluster.put(leader, "a", "1", 0);
+    let (mut cluster, leader) = three_with_a_write();
     let term = cluster.nodes[&leader].replica.status().term;
     for _ in 0..10 {
         let misled = leader % 3 + 1;

@@ -126,10 +126,12 @@ impl Totals {
 }
 
 fn ci(args: &Args) -> Result<(), String> {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let first = if args.fresh { now * 10_000 } else { 1 };
+    let first = match args.fresh {
+        false => 1,
+        true => SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(1, |since| since.as_secs() * 10_000),
+    };
     println!("seeds from {first}");
     let mut worlds = REGRESSIONS.to_vec();
     for (theme, count) in CI_SEEDS {
