@@ -314,7 +314,11 @@ impl ServerCertVerifier for ServerVerifier {
 
 /// The authorities that this system trusts.
 pub fn of_this_system() -> Result<Vec<CertificateDer<'static>>, String> {
-    let found = rustls_native_certs::load_native_certs();
+    let mut found = rustls_native_certs::load_native_certs();
+    // One that can't be used must not cost the trust in all others; nobody chose it.
+    found
+        .certs
+        .retain(|certificate| RootCertStore::empty().add(certificate.clone()).is_ok());
     if found.certs.is_empty() {
         let why: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
         return Err(format!(

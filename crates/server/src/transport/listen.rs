@@ -136,15 +136,20 @@ impl Listener {
         self.security = security;
     }
 
-    pub fn security(&self) -> &Security {
-        &self.security
-    }
-
-    /// The next connection; with TLS, when there is room for one more handshake.
+    /// The next connection; with TLS, when there is room for one more handshake. Those of an address that has too many under way are
+    /// closed and counted, and hold nobody up.
     ///
     /// # Errors
-    /// There was none: it has gone, no file is left for it, or its address has too many handshakes under way.
+    /// There was none: it has gone, or no file is left for it.
     pub async fn accept(&self) -> io::Result<Accepted> {
+        loop {
+            if let Some(accepted) = self.accept_one().await? {
+                return Ok(accepted);
+            }
+        }
+    }
+
+    async fn accept_one(&self) -> io::Result<Option<Accepted>> {
         let acceptor = self.security.acceptor();
         if let Some(acceptor) = acceptor {
             acceptor.room().await;
@@ -162,20 +167,23 @@ impl Listener {
         };
         let secured = match acceptor {
             None => None,
-            Some(acceptor) => Some(Secured {
-                knock: acceptor.knock(from.map(|from| from.ip())).ok_or_else(|| {
-                    io::Error::other("an address has too many handshakes under way")
-                })?,
-                acceptor: acceptor.clone(),
-                accepted: Instant::now(),
-                may_be_plain: matches!(self.security, Security::Either(_)),
-            }),
+            Some(acceptor) => {
+                let Some(knock) = acceptor.knock(from.map(|from| from.ip())) else {
+                    return Ok(None);
+                };
+                Some(Secured {
+                    knock,
+                    acceptor: acceptor.clone(),
+                    accepted: Instant::now(),
+                    may_be_plain: matches!(self.security, Security::Either(_)),
+                })
+            }
         };
-        Ok(Accepted {
+        Ok(Some(Accepted {
             socket,
             from,
             secured,
-        })
+        }))
     }
 
     /// The address as the log tells it, with the port that was chosen, or the file.
