@@ -5,7 +5,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
     SerialNumber,
 };
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -181,10 +181,6 @@ impl Folder {
             self.put(&format!("{name}.pem"), &issued.certificate),
             self.put(&format!("{name}-key.pem"), &issued.key),
         )
-    }
-
-    pub fn as_path(&self) -> &Path {
-        self.0.path()
     }
 }
 

@@ -123,3 +123,12 @@ fn find_quorate() -> Result<PathBuf, String> {
     crate::suite::note(&format!("conformance: testing {}", built.display()));
     Ok(built)
 }
+
+/// What suites try that can try either: our program, or the etcd whose folder among the peers `QUORATE_UNDER_TEST` names, to see what is
+/// the suite's fault.
+pub fn under_test() -> Result<Program, String> {
+    match std::env::var("QUORATE_UNDER_TEST") {
+        Ok(folder) => etcd(&folder),
+        Err(_) => quorate(),
+    }
+}

@@ -5,6 +5,7 @@
 //! does not let anybody do (namespaces, mounts) is skipped there too ([`allowed!`](crate::allowed)).
 
 use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Prints why `suite` does not run. Panics where everything is required to run.
 pub fn skip(suite: &str, reason: &str) {
@@ -60,6 +61,12 @@ impl Dice {
     pub fn below(&mut self, bound: u64) -> u64 {
         self.roll() % bound
     }
+}
+
+/// One cluster of a test program at a time: they share few cores, and some of what is expected has a time limit.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `let x = need!("suite", expr)`: the value of an `Ok`, or says why the suite is skipped and leaves the test.

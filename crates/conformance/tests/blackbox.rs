@@ -17,9 +17,8 @@ use conformance::cluster::network::Network;
 use conformance::cluster::{Cluster, Plan, admin};
 use conformance::history::{Verdict, Witness, Workload};
 use conformance::programs::{self, Program};
-use conformance::suite::{Dice, note, number, seed};
+use conformance::suite::{self, Dice, note, number, seed};
 use conformance::{allowed, need};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const MEMBERS: usize = 3;
@@ -32,9 +31,9 @@ const RECOVERY: Duration = Duration::from_secs(60);
 
 #[test]
 fn histories_stand_up_to_faults_of_processes_and_network() {
-    let _turn = turn();
+    let _turn = suite::turn();
     let suite = "faults of processes and network";
-    let program = need!(suite, under_test());
+    let program = need!(suite, programs::under_test());
     let network = allowed!(suite, Network::create());
     let seed = seed();
     let seconds = number("QUORATE_BLACKBOX_SECONDS", 20);
@@ -59,9 +58,9 @@ fn histories_stand_up_to_faults_of_processes_and_network() {
 
 #[test]
 fn nothing_acknowledged_is_lost_by_kills() {
-    let _turn = turn();
+    let _turn = suite::turn();
     let suite = "kill -9 of members";
-    let program = need!(suite, under_test());
+    let program = need!(suite, programs::under_test());
     let seed = seed();
     let rounds = number("QUORATE_KILLS", 6);
     note(&format!("{suite}: QUORATE_SEED={seed}, {rounds} rounds"));
@@ -93,9 +92,9 @@ fn nothing_acknowledged_is_lost_by_kills() {
 
 #[test]
 fn nothing_acknowledged_is_lost_by_power_cuts() {
-    let _turn = turn();
+    let _turn = suite::turn();
     let suite = "power cuts";
-    let program = need!(suite, under_test());
+    let program = need!(suite, programs::under_test());
     allowed!(suite, Disk::Ext4(32).probe());
     let seed = seed();
     let rounds = number("QUORATE_POWER_CUTS", 3);
@@ -111,9 +110,9 @@ fn nothing_acknowledged_is_lost_by_power_cuts() {
 /// A harness that has never found anything proves nothing: a server that does not sync must not pass.
 #[test]
 fn a_server_that_does_not_sync_is_found_out_by_power_cuts() {
-    let _turn = turn();
+    let _turn = suite::turn();
     let suite = "power cuts of a server that does not sync";
-    let program = need!(suite, under_test());
+    let program = need!(suite, programs::under_test());
     allowed!(suite, Disk::Ext4(32).probe());
     let plan = || {
         let careless = Plan::new(&three(&program)).flags(["--unsafe-no-fsync"]);
@@ -132,9 +131,9 @@ fn a_server_that_does_not_sync_is_found_out_by_power_cuts() {
 
 #[test]
 fn a_full_disk_of_one_member_stops_nobody_else() {
-    let _turn = turn();
+    let _turn = suite::turn();
     let suite = "full disk of one member";
-    let program = need!(suite, under_test());
+    let program = need!(suite, programs::under_test());
     allowed!(suite, Disk::Memory(8).probe());
     let seed = seed();
     note(&format!("{suite}: QUORATE_SEED={seed}"));
@@ -372,19 +371,6 @@ fn three(program: &Program) -> Vec<Program> {
     vec![program.clone(); MEMBERS]
 }
 
-fn under_test() -> Result<Program, String> {
-    match std::env::var("QUORATE_UNDER_TEST") {
-        Ok(folder) => programs::etcd(&folder),
-        Err(_) => programs::quorate(),
-    }
-}
-
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
-}
-
-/// One cluster at a time: they share few cores, and some of what is expected has a time limit.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,8 +11,7 @@ use conformance::ctl::Ctl;
 use conformance::history::{Witness, Workload};
 use conformance::need;
 use conformance::programs::{self, Program};
-use conformance::suite::{note, seed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use conformance::suite::{self, note, seed};
 use std::time::{Duration, Instant};
 
 /// Entries after which a member makes a snapshot. From its first one on, etcd serves nobody from the beginning of its log any more.
@@ -24,9 +23,9 @@ const RECOVERY: Duration = Duration::from_secs(60);
 
 #[test]
 fn members_of_etcd_3_5_are_replaced_one_by_one_and_come_back() {
-    let _turn = turn();
+    let _turn = suite::turn();
     let suite = "mixed with etcd 3.5.1";
-    let ours = need!(suite, under_test());
+    let ours = need!(suite, programs::under_test());
     let theirs = need!(suite, programs::etcd("etcd-3.5.1"));
     let ctl = need!(suite, programs::peer("etcd-3.5.1", "etcdctl"));
     let seed = seed();
@@ -76,7 +75,7 @@ fn members_of_etcd_3_5_are_replaced_one_by_one_and_come_back() {
 /// Members of 3.4 panic at the entry by which we publish ourselves, so we do not come in; they must not notice anything.
 #[test]
 fn etcd_3_4_is_left_alone() {
-    let _turn = turn();
+    let _turn = suite::turn();
     let suite = "mixed with etcd 3.4";
     let ours = need!(suite, programs::quorate());
     let theirs = need!(suite, programs::etcd("etcd-3.4"));
@@ -290,17 +289,4 @@ impl Mixed {
 #[track_caller]
 fn ok<T>(done: Result<T, String>) -> T {
     done.unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn under_test() -> Result<Program, String> {
-    match std::env::var("QUORATE_UNDER_TEST") {
-        Ok(folder) => programs::etcd(&folder),
-        Err(_) => programs::quorate(),
-    }
-}
-
-/// One cluster at a time: some of what is expected has a time limit.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }

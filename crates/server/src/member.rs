@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use proto::error::{self, RpcError};
 use proto::etcdserverpb::ResponseHeader;
-use proto::raftpb;
 use replica::ids::RequestIds;
 use replica::{Input, Request, Status};
 use state::ReadView;
@@ -167,7 +166,7 @@ impl Member {
     }
 
     /// Hands in what a peer has sent, in order. How many messages were dropped because too much waits already.
-    pub fn deliver(&self, messages: Vec<raftpb::Message>) -> usize {
+    pub fn deliver(&self, messages: Vec<Input>) -> usize {
         self.desk.deliver(messages)
     }
 
@@ -299,13 +298,16 @@ pub struct RaftStatus {
 
 impl RaftStatus {
     pub fn set(&self, status: Status) {
-        if status.leader != 0 && status.leader != self.leader.load(Ordering::Relaxed) {
+        let leader_before = self.leader.load(Ordering::Relaxed);
+        let before = (self.term.load(Ordering::Relaxed), leader_before);
+        let now = (status.term, status.leader);
+        if status.leader != 0 && status.leader != leader_before {
             self.leaders_seen.inc();
         }
         if status.is_leader && !self.is_leader.load(Ordering::Relaxed) {
             *lock(&self.led_since) = Some(Instant::now());
         }
-        match (self.leader.load(Ordering::Relaxed), status.leader) {
+        match (leader_before, status.leader) {
             (before, 0) if before != 0 => *lock(&self.leaderless_since) = Some(Instant::now()),
             (0, leader) if leader != 0 => *lock(&self.leaderless_since) = None,
             _ => {}
@@ -322,10 +324,10 @@ impl RaftStatus {
             .store(status.leases_expired, Ordering::Relaxed);
         self.reads_are_local
             .store(status.reads_are_local, Ordering::Release);
-        self.leaders.send_if_modified(|known| {
-            let now = (status.term, status.leader);
-            std::mem::replace(known, now) != now
-        });
+        // Most changes are of an index, and nobody waits for those here.
+        if before != now {
+            self.leaders.send_replace(now);
+        }
     }
 
     pub fn get(&self) -> Status {

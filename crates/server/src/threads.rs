@@ -128,7 +128,6 @@ pub struct Threads {
     alarm: Alarm,
     log: Arc<Inbox<LogInput>>,
     hubs: Vec<Arc<Inbox<HubInput>>>,
-    stopping: Arc<AtomicBool>,
     faults: Receiver<Fault>,
     handles: Vec<JoinHandle<()>>,
 }
@@ -165,10 +164,9 @@ impl Threads {
             store,
         } = core;
         let (faults, fault_receiver) = bounded(1);
-        let stopping = Arc::new(AtomicBool::new(false));
         let alarm = Alarm {
             faults,
-            stopping: stopping.clone(),
+            stopping: Arc::default(),
         };
         let log_inbox = Arc::new(Inbox::new(1));
         let (store_sender, store_inbox) = unbounded();
@@ -184,7 +182,6 @@ impl Threads {
             alarm: alarm.clone(),
             log: log_inbox.clone(),
             hubs: inboxes.hubs.clone(),
-            stopping,
             faults: fault_receiver,
             handles: Vec::new(),
         };
@@ -288,7 +285,7 @@ impl Threads {
         let (done, wait) = bounded(1);
         self.apply.tell(ApplyInput::Stop(done));
         let _ = wait.recv_timeout(patience);
-        self.stopping.store(true, Ordering::Release);
+        self.alarm.stopping.store(true, Ordering::Release);
         self.log.push(LogInput::Stop);
         self.hubs.iter().for_each(|hub| hub.close());
         for handle in self.handles {
@@ -376,8 +373,10 @@ impl LogThread {
                         _ if !self.inbox.is_empty() => self.replica.leave(persisted),
                         _ => self.replica.report(persisted),
                     }
-                    for peer in self.member.links.send(done.messages) {
-                        self.replica.leave(Input::PeerUnreachable(MemberId(peer)));
+                    if !done.messages.is_empty() {
+                        for peer in self.member.links.send(done.messages) {
+                            self.replica.leave(Input::PeerUnreachable(MemberId(peer)));
+                        }
                     }
                 }
             }

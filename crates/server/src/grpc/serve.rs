@@ -89,10 +89,7 @@ async fn unary(
 ) -> Response<Body> {
     let account = Account::begin(&*session.member, method);
     let call = async {
-        need_voter(
-            session,
-            LEARNERS_ANSWER.contains(&methods::ALL[method].path),
-        )?;
+        need_voter(session, method, &LEARNERS_ANSWER)?;
         need_leader(session, &metadata)?;
         access::admit(session, method)?;
         let request = messages.only().await?;
@@ -129,8 +126,7 @@ async fn stream(
     messages: Messages,
 ) -> Response<Body> {
     let account = Account::begin(session.member.clone(), method);
-    let is_for_learners = methods::ALL[method].path == SNAPSHOT;
-    let may = need_voter(session, is_for_learners)
+    let may = need_voter(session, method, &[SNAPSHOT])
         .and_then(|()| need_leader(session, &metadata))
         .and_then(|()| access::admit(session, method));
     let opened = match may {
@@ -162,8 +158,8 @@ const LEARNERS_ANSWER: [&str; 2] = ["/etcdserverpb.Maintenance/Status", "/etcdse
 const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
 
 /// Refuses what a learner does not do. Source: upstream `server/etcdserver/api/v3rpc/util.go`, `isRPCSupportedForLearner`.
-fn need_voter(session: &Session, is_for_learners: bool) -> Result<(), Status> {
-    if session.member.raft.is_learner() && !is_for_learners {
+fn need_voter(session: &Session, method: usize, learners_answer: &[&str]) -> Result<(), Status> {
+    if session.member.raft.is_learner() && !learners_answer.contains(&methods::ALL[method].path) {
         return Err(Status::from(&error::NOT_SUPPORTED_FOR_LEARNER));
     }
     Ok(())

@@ -11,11 +11,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use prost::Message;
-use proto::error;
 use proto::etcdserverpb as pb;
 use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
-use serde_json::{Value, json};
-use state::membership::{Member, id_from_hex, id_to_hex};
+use serde_json::Value;
+use state::membership::{Member, id_from_hex};
 
 use super::dial::Dialer;
 use super::headers::CLUSTER_ID;
@@ -214,35 +213,6 @@ impl Asker {
         }
     }
 
-    /// `GET /members/hashkv` of one member. A revision that it has compacted or not reached yet is a refusal with status 400.
-    pub async fn hash_kv(
-        &self,
-        url: &str,
-        cluster_id: u64,
-        revision: i64,
-        patience: Duration,
-    ) -> Result<pb::HashKvResponse, AskError> {
-        let mut question = Question::get(url, "/members/hashkv", patience);
-        question.body = json!({ "revision": revision }).to_string().into();
-        let kind = header::HeaderValue::from_static("application/json");
-        question.headers.insert(header::CONTENT_TYPE, kind);
-        let id = header::HeaderValue::from_str(&id_to_hex(cluster_id)).expect("hex is ASCII");
-        question.headers.insert(CLUSTER_ID, id);
-        let answered = self.ask(question).await?.ok()?;
-        let value: Value = serde_json::from_slice(&answered.body)
-            .map_err(|why| answered.refusal(&why.to_string()))?;
-        let number = |value: &Value, name| value.get(name).and_then(Value::as_i64).unwrap_or(0);
-        Ok(pb::HashKvResponse {
-            header: Some(pb::ResponseHeader {
-                revision: value.get("header").map_or(0, |h| number(h, "revision")),
-                ..Default::default()
-            }),
-            hash: u32::try_from(number(&value, "hash")).unwrap_or(0),
-            compact_revision: number(&value, "compact_revision"),
-            hash_revision: number(&value, "hash_revision"),
-        })
-    }
-
     /// The first answer of status 200 from any of a member's URLs; otherwise why the last one gave none.
     async fn first(
         &self,
@@ -400,16 +370,6 @@ impl AskError {
             AskError::Refused { status, text } if *status == wanted => Some(text),
             _ => None,
         }
-    }
-
-    /// Whether a refusal says that the revision was compacted, or is not there yet.
-    pub fn is_other_revision(&self) -> bool {
-        let mvcc =
-            |error: &error::RpcError| error.text.trim_start_matches("etcdserver: ").to_owned();
-        self.refused_with(StatusCode::BAD_REQUEST)
-            .is_some_and(|text| {
-                text.contains(&mvcc(&error::COMPACTED)) || text.contains(&mvcc(&error::FUTURE_REV))
-            })
     }
 }
 

@@ -1,6 +1,5 @@
 //! What the tasks of a peer tell the replica.
 
-use proto::raftpb::Message;
 use replica::{Input, MemberId};
 
 use crate::member::Member;
@@ -16,6 +15,6 @@ pub fn gone(member: &Member, peer: u64) {
 }
 
 /// Hands over what a peer has sent. How many were dropped because too much waits.
-pub fn received(member: &Member, messages: Vec<Message>) -> usize {
+pub fn received(member: &Member, messages: Vec<Input>) -> usize {
     member.deliver(messages)
 }

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prost::Message as _;
 use proto::raftpb::{Message, MessageType};
+use replica::Input;
 use state::membership::{id_from_hex, id_to_hex};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -170,8 +171,7 @@ impl Port {
         allow(&request, Method::POST)?;
         let cluster = |refused: Refused| with(refused, CLUSTER_ID, context.own.cluster());
         self.check(&request).map_err(cluster)?;
-        self.note_stranger(&request);
-        let from = headers::sender(request.headers()).map(|(from, _)| from);
+        let from = self.sender(&request);
         let unreadable = |text| {
             tracing::warn!(
                 "local-member-id" = id_to_hex(context.own.member_id),
@@ -193,7 +193,9 @@ impl Port {
         self.admit(&message).map_err(cluster)?;
         // Snapshots have a path of their own, and without what follows there they mean nothing.
         let is_for_raft = codec::kind_of(&message) != MessageType::MsgSnap;
-        if is_for_raft && report::received(&context.member, vec![message]) > 0 {
+        if is_for_raft
+            && report::received(&context.member, vec![Input::Peer(Box::new(message))]) > 0
+        {
             metrics.received_failures.inc();
             let text = "error processing raft message";
             return Err(cluster(Box::new(error(
@@ -210,7 +212,7 @@ impl Port {
         allow(&request, Method::POST)?;
         let cluster = |refused: Refused| with(refused, CLUSTER_ID, context.own.cluster());
         self.check(&request).map_err(cluster)?;
-        self.note_stranger(&request);
+        self.sender(&request);
         // One at a time: a leader that is refused comes again.
         let mut place = held(&self.snapshots);
         let mut forbidden = None;
@@ -268,7 +270,8 @@ impl Port {
             return Err(refuse(StatusCode::GONE, "removed member"));
         }
         if !self.is_member(from) {
-            self.note_stranger_as(request, from);
+            let urls = headers::urls_of(text_of(request.headers(), &headers::PEER_URLS));
+            self.note_stranger(from, urls.unwrap_or_default());
             tracing::warn!(
                 "local-member-id" = local,
                 "remote-peer-id-from" = remote,
@@ -352,20 +355,20 @@ impl Port {
         peers.get(&id).is_some_and(|running| running.is_member)
     }
 
-    fn note_stranger(&self, request: &Request<Incoming>) {
-        if let Some((from, _)) = headers::sender(request.headers()) {
-            self.note_stranger_as(request, from);
-        }
+    /// Who says to have sent this, if it says where it is as well.
+    fn sender(&self, request: &Request<Incoming>) -> Option<u64> {
+        let (from, urls) = headers::sender(request.headers())?;
+        self.note_stranger(from, urls);
+        Some(from)
     }
 
     /// Remembers where a member is that this one has not heard of, so that it can be answered.
-    fn note_stranger_as(&self, request: &Request<Incoming>, from: u64) {
+    fn note_stranger(&self, from: u64, urls: Vec<Url>) {
         let context = &self.context;
         let is_known = self.peers.borrow().contains_key(&from);
-        let urls = headers::urls_of(text_of(request.headers(), &headers::PEER_URLS));
-        let Some(urls) = urls.filter(|_| !is_known && from != context.own.member_id) else {
+        if is_known || urls.is_empty() || from == context.own.member_id {
             return;
-        };
+        }
         let mut strangers = context.strangers.borrow_mut();
         if strangers.len() < super::STRANGERS_MAX {
             strangers.push((from, urls));

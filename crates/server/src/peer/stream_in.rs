@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use proto::raftpb::Message;
+use replica::Input;
 use state::membership::id_to_hex;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -161,7 +161,7 @@ async fn read(peer: &Peer, kind: Kind, mut body: Incoming) -> Option<Failure> {
         let (mut messages, mut malformed) = (Vec::new(), None);
         loop {
             match decoder.next_frame() {
-                Ok(Some(Frame::Message(message))) => messages.push(*message),
+                Ok(Some(Frame::Message(message))) => messages.push(Input::Peer(message)),
                 Ok(Some(Frame::Alive)) => {}
                 Ok(None) => break,
                 Err(why) => {
@@ -180,7 +180,7 @@ async fn read(peer: &Peer, kind: Kind, mut body: Incoming) -> Option<Failure> {
     None
 }
 
-fn hand_over(peer: &Peer, messages: Vec<Message>) {
+fn hand_over(peer: &Peer, messages: Vec<Input>) {
     let dropped = report::received(&peer.context.member, messages);
     if dropped > 0 {
         peer.metrics.received_failures.add(dropped as u64);

@@ -14,11 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use proto::error::{self, RpcError};
-use proto::raftpb;
 use replica::{Effect, Input, MemberId, Replica, Ticket};
 
 use super::apply::{ApplyDesk, ApplyInput};
-use super::{Alarm, INBOX_MAX, LogInput, now_since};
+use super::{Alarm, DRAIN_MAX, INBOX_MAX, LogInput, now_since};
 use crate::calls::{self, Mailbox, shard_of};
 use crate::inbox::{Inbox, Refused};
 use crate::member::Member;
@@ -27,13 +26,11 @@ use crate::questions::{self, Questions};
 
 /// Bytes of peers' messages that may wait. More are dropped, which raft survives.
 const PEER_BYTES_MAX: usize = 64 << 20;
-/// Inputs taken at once, which bounds how long the first of them waits for the step.
-const DRAIN_MAX: usize = 4_096;
 
 /// Where inputs for the replica are handed in.
 pub struct Desk {
     inbox: Inbox<Input>,
-    /// About how many bytes of messages wait in the inbox.
+    /// How many bytes of messages wait in the inbox, or are about to.
     peer_bytes: AtomicUsize,
     /// Empty before the threads start and after they have ended. Held while a step runs and its effects leave; what leaves
     /// goes into channels that never block, or to the apply worker if that is free at once.
@@ -56,11 +53,9 @@ impl Desk {
     /// # Errors
     /// Too many inputs wait, or the member has stopped.
     pub fn offer(&self, input: Input) -> Result<(), &'static RpcError> {
-        let Some(mut inputs) = self.run_here(vec![input], |decider| decider.replica.is_idle())
-        else {
+        let Some([input]) = self.run_here([input], |decider| decider.replica.is_idle()) else {
             return Ok(());
         };
-        let input = inputs.pop().expect("it came back");
         self.inbox.offer(input).map_err(|why| match why {
             Refused::Full => &error::TOO_MANY_REQUESTS,
             Refused::Closed => &error::STOPPED,
@@ -69,7 +64,7 @@ impl Desk {
 
     /// Hands in what a worker has completed. Never refused: there are no more of these than jobs in flight.
     pub(super) fn report(&self, input: Input) {
-        for input in self.run_here(vec![input], |_| true).into_iter().flatten() {
+        if let Some([input]) = self.run_here([input], |_| true) {
             self.inbox.push(input);
         }
     }
@@ -81,34 +76,28 @@ impl Desk {
 
     /// Hands in what a peer has sent. If nothing waits the step has been run when this returns. How many messages were dropped
     /// because too much waits.
-    pub fn deliver(&self, messages: Vec<raftpb::Message>) -> usize {
-        let weight: usize = messages.iter().map(codec::weight).sum();
-        let inputs = messages
-            .into_iter()
-            .map(|message| Input::Peer(Box::new(message)))
-            .collect();
+    pub fn deliver(&self, inputs: Vec<Input>) -> usize {
         let Some(inputs) = self.run_here(inputs, |_| true) else {
             return 0;
         };
-        let count = inputs.len();
-        let waiting = self.peer_bytes.fetch_add(weight, Ordering::Relaxed);
-        if waiting > PEER_BYTES_MAX {
-            self.peer_bytes.fetch_sub(weight, Ordering::Relaxed);
-            return count;
+        let mut dropped = 0;
+        for input in inputs {
+            let weight = weight_of(&input);
+            let waiting = self.peer_bytes.fetch_add(weight, Ordering::Relaxed);
+            if waiting > PEER_BYTES_MAX || self.inbox.offer(input).is_err() {
+                self.peer_bytes.fetch_sub(weight, Ordering::Relaxed);
+                dropped += 1;
+            }
         }
-        // What is refused here counts as waiting until the inbox is emptied next, which is soon.
-        inputs
-            .into_iter()
-            .filter_map(|input| self.inbox.offer(input).err())
-            .count()
+        dropped
     }
 
     /// Runs the step on this thread, unless something waits, somebody else is at it, or `may` says no. Gives the inputs back then.
-    fn run_here(
+    fn run_here<I: IntoIterator<Item = Input>>(
         &self,
-        inputs: Vec<Input>,
+        inputs: I,
         may: impl FnOnce(&Decider) -> bool,
-    ) -> Option<Vec<Input>> {
+    ) -> Option<I> {
         let mut decider = match self.decider.try_lock() {
             Ok(decider) => decider,
             Err(TryLockError::WouldBlock) => return Some(inputs),
@@ -153,9 +142,9 @@ impl Desk {
 
     fn turn(&self, inputs: &mut Vec<Input>) {
         let mut decider = self.lock();
-        // Before taking: what comes in between is counted as gone too early rather than never.
-        self.peer_bytes.store(0, Ordering::Relaxed);
         self.inbox.take(DRAIN_MAX, inputs);
+        let taken = inputs.iter().map(weight_of).sum();
+        self.peer_bytes.fetch_sub(taken, Ordering::Relaxed);
         if let Some(decider) = decider.as_mut() {
             decider.turn(inputs.drain(..));
         }
@@ -165,6 +154,14 @@ impl Desk {
         self.decider
             .lock()
             .expect("no thread panics in the middle of a step")
+    }
+}
+
+/// What an input counts of [`PEER_BYTES_MAX`].
+fn weight_of(input: &Input) -> usize {
+    match input {
+        Input::Peer(message) => codec::weight(message),
+        _ => 0,
     }
 }
 

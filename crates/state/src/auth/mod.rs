@@ -77,12 +77,6 @@ impl Store {
         self.users.get(name.as_bytes()).map(Arc::as_ref)
     }
 
-    /// Number of users.
-    #[must_use]
-    pub fn user_count(&self) -> usize {
-        self.users.len()
-    }
-
     pub(crate) fn user_names(&self) -> Vec<String> {
         self.users.keys().map(|name| text(name)).collect()
     }
