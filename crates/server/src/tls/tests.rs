@@ -309,6 +309,36 @@ async fn who_speaks_in_clear_to_tls_is_sent_away_without_an_answer() {
 }
 
 #[tokio::test]
+async fn an_address_with_too_many_handshakes_holds_up_nobody_else() {
+    let bench = Bench::new(&Authority::new("one"), &["127.0.0.1"]);
+    let (listener, address) = listen(bench.side()).await;
+    let (mut flood, mut waiting) = (Vec::new(), Vec::new());
+    for _ in 0..40 {
+        let stream = tokio::net::TcpStream::connect(address).await;
+        flood.push(stream.expect("there"));
+    }
+    let other = tokio::net::TcpSocket::new_v4().expect("a socket");
+    other
+        .bind("127.0.0.2:0".parse().expect("an address"))
+        .expect("another address of this machine");
+    let _other = other.connect(address).await.expect("there");
+    // Of the flood a share comes in, and the rest is closed on the way, without an error for whoever accepts.
+    let from_other = async {
+        loop {
+            let accepted = listener.accept().await.expect("nothing is wrong");
+            if accepted.from.expect("an address").ip().to_string() == "127.0.0.2" {
+                break;
+            }
+            waiting.push(accepted);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), from_other)
+        .await
+        .expect("the other one comes in");
+    assert!(!waiting.is_empty() && waiting.len() < flood.len());
+}
+
+#[tokio::test]
 async fn changed_files_count_for_the_next_connection_and_broken_ones_do_not() {
     let (one, other) = (Authority::new("one"), Authority::new("other"));
     let bench = Bench::new(&one, &["127.0.0.1"]);

@@ -70,7 +70,7 @@ impl Security {
 #[derive(Debug)]
 pub struct Accepted {
     socket: AcceptedSocket,
-    from: Option<SocketAddr>,
+    pub(crate) from: Option<SocketAddr>,
     secured: Option<Secured>,
 }
 
